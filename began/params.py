@@ -1,0 +1,180 @@
+"""params.yaml → frozen, validated settings. The only reader of YAML."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DownloadParams(_Settings):
+    """Where the images come from. Only the keys of the chosen source matter."""
+
+    source: Literal["avatars", "orl", "folder", "url", "celeba"]
+    num_images: int = Field(ge=1, le=1_000_000)
+    folder: str
+    url: str | None
+    sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
+    accept_celeba_licence: bool
+    celeba_zip: str | None
+
+
+class PreprocessParams(_Settings):
+    """How an image becomes a row."""
+
+    image_size: int
+    crop: Literal["auto", "centre", "face", "margin"]
+    max_images: int | None = Field(ge=1)
+    max_rejected: float = Field(ge=0, le=1)
+    held_out: float = Field(gt=0, lt=1)
+
+    @field_validator("image_size")
+    @classmethod
+    def _is_32_times_a_power_of_two(cls, image_size: int) -> int:
+        if image_size < 32 or image_size > 1024 or image_size & (image_size - 1):
+            raise ValueError("expected 32·2^m up to 1024: 32, 64, 128, 256, …")
+        return image_size
+
+
+class TrainParams(_Settings):
+    """Networks and optimisation; the paper's values stand in params.yaml."""
+
+    n_filters: int = Field(ge=1, le=1024)
+    N_h: int = Field(ge=1, le=4096)
+    skip_connections: bool
+    vanishing_residual_steps: int = Field(ge=0)
+    eta: Literal[1, 2]
+    batch_size: int = Field(ge=1, le=65536)
+    num_steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0, le=1)
+    learning_rate_floor: float = Field(ge=0, le=1)
+    learning_rate_decay: Literal["plateau", "cosine"]
+    decay_steps: int = Field(ge=1)
+    beta_1: float = Field(ge=0, lt=1)
+    beta_2: float = Field(ge=0, lt=1)
+    ema_decay: float = Field(ge=0, lt=1)
+    precision: Literal["auto", "float32", "bfloat16"]
+
+    @model_validator(mode="after")
+    def _floor_is_not_above_the_start(self) -> TrainParams:
+        if self.learning_rate_floor > self.learning_rate:
+            raise ValueError(
+                f"learning_rate_floor {self.learning_rate_floor} is above learning_rate {self.learning_rate}"
+            )
+        return self
+
+
+class EvaluateParams(_Settings):
+    """What evaluate measures."""
+
+    num_samples: int = Field(ge=2)
+
+
+class Params(_Settings):
+    """All of params.yaml that one run uses: the top level, `download`, and the active profile's three sections."""
+
+    gamma: float = Field(gt=0, le=1)
+    lambda_k: float = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**63)
+    profile: str
+    download: DownloadParams
+    preprocess: PreprocessParams
+    train: TrainParams
+    evaluate: EvaluateParams
+
+    def flat(self) -> dict[str, int | float | bool | str | None]:
+        """Dotted name → value, the names MLflow and `model.json` use, e.g. `train.learning_rate`."""
+        flat: dict[str, int | float | bool | str | None] = {}
+        for key, value in self.model_dump().items():
+            if isinstance(value, dict):
+                flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+            else:
+                flat[key] = value
+        return flat
+
+
+def load_params(path: Path) -> Params:
+    """Reads `path` (params.yaml) and returns the settings of its active profile.
+
+    Raises ValueError with one line that names the file, the key, the value and what was expected. Keys of the
+    profiles that are not active are checked too, so that a typing error is found before that profile is needed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; run from the repository's root or name it with --params") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: is nested too deeply") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: expected a mapping of keys to values")
+    profiles = document.get("profiles")
+    if not isinstance(profiles, dict) or not profiles:
+        raise ValueError(f"{path}: profiles: expected a mapping of profile names to settings")
+    active = document.get("profile")
+    if not isinstance(active, str) or active not in profiles:
+        raise ValueError(f"{path}: profile: {active!r}, expected one of {', '.join(map(str, profiles))}")
+    shared = {key: value for key, value in document.items() if key != "profiles"}
+    settings: Params | None = None
+    for name, sections in profiles.items():
+        if not isinstance(sections, dict):
+            raise ValueError(f"{path}: profiles.{name}: {sections!r}, expected a mapping of sections")
+        if clash := sections.keys() & shared.keys():
+            raise ValueError(f"{path}: profiles.{name}.{min(clash)}: unknown key")
+        try:
+            checked = Params.model_validate({**shared, **sections})
+        except ValidationError as error:
+            raise ValueError(f"{path}: {_first_line(error, str(name), sections)}") from None
+        if name == active:
+            settings = checked
+    assert settings is not None
+    return settings
+
+
+def _first_line(error: ValidationError, profile: str, sections: dict[str, Any]) -> str:
+    """The first problem as `key: value, expected …`."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if key.split(".")[0] in sections or key.split(".")[0] in ("preprocess", "train", "evaluate"):
+        key = f"profiles.{profile}.{key}"
+    match problem["type"]:
+        case "missing":
+            return f"{key}: is missing"
+        case "extra_forbidden":
+            return f"{key}: unknown key"
+        case "value_error":
+            expectation = str(problem["ctx"]["error"])
+        case _:
+            expectation = re.sub(r"^Input should be ", "expected ", problem["msg"])
+    shown = "" if isinstance(problem["input"], (dict, BaseModel)) else f"{problem['input']!r}, "
+    return f"{key}: {shown}{expectation}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people and DVC write it: 1e-4 is a number (YAML 1.2), a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
