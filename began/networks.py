@@ -1,0 +1,127 @@
+"""Encoder, decoder, and the two players made of them: one rule for every image size 32·2^m."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SMALLEST = 8  # height and width at which the encoder ends and the decoder begins
+
+
+class Encoder(nn.Module):
+    """Images (B, 3, S, S) → embeddings h (B, N_h).
+
+    conv(3 → n), then for the resolutions i = 1 … log2(S) − 2 two 3×3 convolutions with i·n filters, the second of
+    stride 2 except at 8×8; ELU after each; fully connected, no non-linearity.
+    """
+
+    def __init__(self, image_size: int, n_filters: int, N_h: int) -> None:
+        super().__init__()
+        depth = num_resolutions(image_size)
+        self.first = nn.Conv2d(3, n_filters, 3, padding=1)
+        self.convolutions = nn.ModuleList()
+        channels = n_filters
+        for i in range(1, depth + 1):
+            stride = 1 if i == depth else 2
+            self.convolutions.append(nn.Conv2d(channels, i * n_filters, 3, padding=1))
+            self.convolutions.append(nn.Conv2d(i * n_filters, i * n_filters, 3, stride=stride, padding=1))
+            channels = i * n_filters
+        self.embed = nn.Linear(channels * SMALLEST**2, N_h)
+
+    def forward(self, x: Tensor, carry: Tensor | None = None) -> Tensor:
+        x = F.elu(self.first(x))  # (B, n, S, S)
+        for convolution in self.convolutions:
+            x = _vanishing_residual(x, F.elu(convolution(x)), carry)
+        h: Tensor = self.embed(x.flatten(1))  # (B, r·n, 8, 8) → (B, N_h)
+        return h
+
+
+class Decoder(nn.Module):
+    """Embeddings h (B, N_h) → images (B, 3, S, S), not bounded; the data's range is [−1, 1].
+
+    Fully connected to h0 (B, n, 8, 8); per resolution two 3×3 convolutions with n filters, ELU after each, and
+    nearest-neighbour up-sampling in between; conv(n → 3). With skip connections, h0, up-sampled, is concatenated to
+    the channels after each up-sampling.
+    """
+
+    def __init__(self, image_size: int, n_filters: int, N_h: int, skip_connections: bool) -> None:
+        super().__init__()
+        self.skip_connections = skip_connections
+        self.n_filters = n_filters
+        self.project = nn.Linear(N_h, n_filters * SMALLEST**2)
+        self.convolutions = nn.ModuleList()
+        for i in range(num_resolutions(image_size)):
+            channels = 2 * n_filters if skip_connections and i > 0 else n_filters
+            self.convolutions.append(nn.Conv2d(channels, n_filters, 3, padding=1))
+            self.convolutions.append(nn.Conv2d(n_filters, n_filters, 3, padding=1))
+        self.last = nn.Conv2d(n_filters, 3, 3, padding=1)
+
+    def forward(self, h: Tensor, carry: Tensor | None = None) -> Tensor:
+        h0 = self.project(h).view(-1, self.n_filters, SMALLEST, SMALLEST)  # (B, n, 8, 8)
+        x = h0 = h0.contiguous(memory_format=torch.channels_last)
+        for i in range(0, len(self.convolutions), 2):
+            first, second = self.convolutions[i], self.convolutions[i + 1]
+            if i == 0:
+                x = _vanishing_residual(x, F.elu(first(x)), carry)
+            else:
+                scale = x.shape[-1] // SMALLEST
+                v = torch.cat((x, _upsample(h0, scale)), dim=1) if self.skip_connections else x
+                y = F.elu(upsample_convolve(v, first))  # (B, n, 2·H, 2·W)
+                x = y if carry is None or self.skip_connections else _vanishing_residual(_upsample(x, 2), y, carry)
+            x = _vanishing_residual(x, F.elu(second(x)), carry)
+        image: Tensor = self.last(x)
+        return image
+
+
+class Generator(Decoder):
+    """z (B, N_z) uniform in [−1, 1], N_z = N_h → images (B, 3, S, S): the decoder's architecture, its own weights."""
+
+
+class Discriminator(nn.Module):
+    """Images v (B, 3, S, S) → their reconstructions D(v), the same shape: an auto-encoder."""
+
+    def __init__(self, image_size: int, n_filters: int, N_h: int, skip_connections: bool) -> None:
+        super().__init__()
+        self.encoder = Encoder(image_size, n_filters, N_h)
+        self.decoder = Decoder(image_size, n_filters, N_h, skip_connections)
+
+    def forward(self, v: Tensor, carry: Tensor | None = None) -> Tensor:
+        reconstruction: Tensor = self.decoder(self.encoder(v, carry), carry)
+        return reconstruction
+
+
+def num_resolutions(image_size: int) -> int:
+    """r = log2(S) − 2: the resolutions from S down to 8. ValueError unless S is 32·2^m."""
+    if image_size < 32 or image_size & (image_size - 1):
+        raise ValueError(f"image_size: {image_size}, expected 32·2^m: 32, 64, 128, 256, …")
+    return image_size.bit_length() - 3
+
+
+def uniform_z(num: int, N_z: int, generator: torch.Generator) -> Tensor:
+    """z (num, N_z), uniform in [−1, 1], on the generator's device."""
+    return torch.rand(num, N_z, generator=generator, device=generator.device) * 2 - 1
+
+
+def upsample_convolve(x: Tensor, convolution: nn.Module) -> Tensor:
+    """Nearest-neighbour ×2, then a 3×3 convolution with padding 1: x (B, C, H, W) → (B, C', 2·H, 2·W).
+
+    The same function as one transposed convolution of stride 2: neighbours in the up-sampled image are copies of one
+    pixel, so their weights add up. Per axis w0, w1, w2 become w2, w1 + w2, w0 + w1, w0. A quarter of the products
+    of the plain form, half of which fall on zeros.
+    """
+    assert isinstance(convolution, nn.Conv2d)
+    fold = convolution.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+    folded = torch.einsum("oiyx,ay,bx->ioab", convolution.weight, fold, fold)  # (C, C', 4, 4)
+    return F.conv_transpose2d(x, folded, convolution.bias, stride=2, padding=1)
+
+
+def _upsample(x: Tensor, scale: int) -> Tensor:
+    return x if scale == 1 else F.interpolate(x, scale_factor=scale, mode="nearest")
+
+
+def _vanishing_residual(x: Tensor, y: Tensor, carry: Tensor | None) -> Tensor:
+    """carry · x + (1 − carry) · y where the layer keeps the shape, else y; carry falls from 1 to 0, None is 0."""
+    if carry is None or x.shape != y.shape:
+        return y
+    return torch.lerp(y, x, carry.to(y.dtype))

@@ -1,0 +1,112 @@
+"""The model folder: what was written is what is read, and nothing else passes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from began.checkpoint import read_description, read_generator, read_model, write_model
+from began.files import sha256
+from began.networks import Discriminator, Generator
+from began.params import load_params
+
+DATA = {"digest": "0" * 64, "source": "avatars", "num_train": 8, "image_size": 32}
+
+
+def make_model(folder: Path):
+    params = load_params(Path(__file__).parents[1] / "params.yaml")
+    train = params.train.model_copy(update={"n_filters": 4, "N_h": 8, "skip_connections": False})
+    torch.manual_seed(0)
+    networks = (Generator(32, 4, 8, False), Generator(32, 4, 8, False), Discriminator(32, 4, 8, False))
+    folder.mkdir()
+    digest = write_model(
+        folder, *networks, params.model_copy(update={"train": train}), 10, DATA, device="cpu", precision="float32"
+    )
+    return networks, digest
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_a_model_reads_back_as_it_was_written(tmp_path):
+    (G, G_ema, D), digest = make_model(tmp_path / "model")
+    model = read_model(tmp_path / "model")
+    assert same(model.G, G) and same(model.G_ema, G_ema) and same(model.D, D)
+    assert not same(model.G, model.G_ema)
+    assert model.digest == digest == sha256(tmp_path / "model" / "generator.safetensors")
+    assert same(read_generator(tmp_path / "model"), G_ema)
+    assert same(read_generator(tmp_path / "model" / "generator.safetensors"), G_ema)
+
+
+def test_the_description_holds_what_a_repetition_needs(tmp_path):
+    make_model(tmp_path / "model")
+    description = read_description(tmp_path / "model")
+    assert description["parameters"]["gamma"] == 1.0
+    assert description["parameters"]["train.n_filters"] == 4
+    assert description["data"] == DATA
+    assert description["precision"] == "float32"
+    assert {"began", "python", "torch", "numpy"} <= description["versions"].keys()
+
+
+def test_the_weights_are_plain_safetensors(tmp_path):
+    (G, *_), _ = make_model(tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "generator.safetensors")
+    assert torch.equal(tensors["last.bias"], G.last.bias)
+
+
+def damage_weights(folder: Path) -> None:
+    path = folder / "generator.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def swap_architecture(folder: Path) -> None:
+    path = folder / "model.json"
+    description = json.loads(path.read_text())
+    description["architecture"]["n_filters"] = 5
+    path.write_text(json.dumps(description))
+
+
+def replace_with_others(folder: Path) -> None:
+    save_file({"a": torch.zeros(1)}, folder / "discriminator.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (damage_weights, r"generator\.safetensors: its SHA-256 is not"),
+        (replace_with_others, r"discriminator\.safetensors: its SHA-256 is not"),
+        (swap_architecture, r"generator\.safetensors: its tensors do not match the architecture"),
+        (lambda folder: (folder / "generator.safetensors").unlink(), r"generator\.safetensors: no such file"),
+        (lambda folder: (folder / "model.json").unlink(), r"model\.json: no such file"),
+        (lambda folder: (folder / "model.json").write_text("{"), r"model\.json: is not the description"),
+        (lambda folder: (folder / "model.json").write_text("[]"), r"model\.json: is not the description"),
+        (lambda folder: (folder / "model.json").write_bytes(b"\xff\xfe"), r"model\.json: is not the description"),
+    ],
+)
+def test_a_folder_that_does_not_match_is_refused(tmp_path, harm, message):
+    make_model(tmp_path / "model")
+    harm(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        read_model(tmp_path / "model")
+
+
+def test_another_format_is_named(tmp_path):
+    make_model(tmp_path / "model")
+    path = tmp_path / "model" / "model.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(ValueError, match="format: 99, expected 1"):
+        read_model(tmp_path / "model")
+
+
+def test_a_file_that_is_not_weights_is_named(tmp_path):
+    make_model(tmp_path / "model")
+    (tmp_path / "model" / "generator.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"generator\.safetensors: is not a safetensors file"):
+        read_generator(tmp_path / "model")

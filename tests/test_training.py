@@ -1,0 +1,244 @@
+"""One step against a textbook step, the schedules, and the iterator."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from began.equilibrium import scale_gradient
+from began.networks import Discriminator, Generator
+from began.params import Params, load_params
+from began.training import Players, Record, Training, resolve_device, resolve_precision, train
+
+CPU = torch.device("cpu")
+
+
+def settings(gamma: float = 0.7, lambda_k: float = 0.01, seed: int = 0, **changes) -> Params:
+    """params.yaml's quick profile, made tiny; `changes` go to its train section."""
+    params = load_params(Path(__file__).parents[1] / "params.yaml")
+    tiny = {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 6, "precision": "float32"} | changes
+    return params.model_copy(
+        update={
+            "gamma": gamma,
+            "lambda_k": lambda_k,
+            "seed": seed,
+            "train": params.train.model_validate(params.train.model_dump() | tiny),
+        }
+    )
+
+
+def random_rows(num: int = 40) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (num, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("k_t", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("eta", [1, 2])
+@pytest.mark.parametrize("skip_connections", [False, True])
+@pytest.mark.parametrize("carry", [None, 0.4])
+def test_one_backward_leaves_both_players_gradients(k_t, eta, skip_connections, carry):
+    """Against two separate gradient computations of the paper's losses, in float64.
+
+    carpedm20/BEGAN-pytorch's single `(d_loss + g_loss).backward()` leaked L_G's gradient into D.
+    """
+    torch.manual_seed(0)
+    G = Generator(32, 3, 5, skip_connections).double()
+    D = Discriminator(32, 3, 5, skip_connections).double()
+    x = torch.rand(4, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    z = torch.rand(4, 5, dtype=torch.float64) * 2 - 1
+    k = torch.tensor(k_t, dtype=torch.float64)
+    c = None if carry is None else torch.tensor(carry, dtype=torch.float64)
+
+    def L(v):
+        return ((v - D(v, c)).abs() ** eta).mean()
+
+    fake = G(z, c)
+    of_D = torch.autograd.grad(L(x) - k * L(fake.detach()), list(D.parameters()))
+    of_G = torch.autograd.grad(L(G(z, c)), list(G.parameters()))
+
+    L_real, L_fake = Players(G, D, eta)(x, z, k, c)
+    (L_real + L_fake).backward()
+    for expected, parameter in zip((*of_D, *of_G), (*D.parameters(), *G.parameters()), strict=True):
+        scale = expected.abs().max()
+        assert (parameter.grad - expected).abs().max() <= 1e-10 * scale + 1e-16
+
+
+def test_generator_loss_leaves_no_gradient_in_discriminator():
+    """At k_t = 0 the discriminator must not feel the fake half at all."""
+    torch.manual_seed(0)
+    G, D = Generator(32, 3, 5, True), Discriminator(32, 3, 5, True)
+    x, z = torch.rand(2, 3, 32, 32), torch.rand(2, 5)
+    _, L_fake = Players(G, D, 1)(x, z, torch.tensor(0.0), None)
+    L_fake.backward()
+    assert all(p.grad is None or p.grad.abs().max() == 0 for p in D.parameters())
+    assert all(p.grad.abs().max() > 0 for p in G.parameters())
+
+
+def test_steps_equal_a_textbook_loop():
+    """Five steps against two separate losses, two Adams, and k_t, M_global and the decay in plain Python."""
+    params = settings(gamma=0.6, lambda_k=0.3, num_steps=5, decay_steps=5)
+    training = Training(params, 32, CPU)
+    G, D = copy.deepcopy(training.players.G), copy.deepcopy(training.players.D)
+    betas = (params.train.beta_1, params.train.beta_2)
+    adams = [torch.optim.Adam(m.parameters(), params.train.learning_rate, betas) for m in (G, D)]
+    z_generator = torch.Generator().manual_seed(params.seed)
+    k_t = 0.0
+    for t in range(5):
+        x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(t)) * 2 - 1
+        z = torch.rand(4, 8, generator=z_generator) * 2 - 1
+        fake = G(z)
+        L_real = (x - D(x)).abs().mean()
+        L_fake_D = (fake.detach() - D(fake.detach())).abs().mean()
+        L_fake_G = (fake - D(fake)).abs().mean()
+        D_gradients = torch.autograd.grad(L_real - k_t * L_fake_D, list(D.parameters()))
+        G_gradients = torch.autograd.grad(L_fake_G, list(G.parameters()))
+        for module, gradients, adam in ((G, G_gradients, adams[0]), (D, D_gradients, adams[1])):
+            for parameter, gradient in zip(module.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+            adam.step()
+        training.step(x)
+        record = training.read_record(1, 0.0)
+        assert record.M_global == pytest.approx(
+            L_real.item() + abs(0.6 * L_real.item() - L_fake_D.item()), rel=1e-5
+        )
+        assert record.L_D == pytest.approx(L_real.item() - k_t * L_fake_D.item(), rel=1e-5)
+        k_t = min(max(k_t + 0.3 * (0.6 * L_real.item() - L_fake_D.item()), 0.0), 1.0)
+        assert record.k_t == pytest.approx(k_t, abs=1e-6)
+        start, floor = params.train.learning_rate, params.train.learning_rate_floor
+        rate = floor + (start - floor) * (1 + np.cos(np.pi * (t + 1) / 5)) / 2
+        assert record.learning_rate == pytest.approx(rate, rel=1e-5)
+        for adam in adams:
+            adam.param_groups[0]["lr"] = rate
+    assert k_t > 0
+    for expected, ours in ((G, training.players.G), (D, training.players.D)):
+        for a, b in zip(expected.parameters(), ours.parameters(), strict=True):
+            # Adam divides by the gradient's size, so rounding of the smallest gradients shows at the rate's scale.
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=params.train.learning_rate / 50)
+
+
+def test_plateau_halves_the_rate_when_M_global_stalls_and_keeps_the_floor():
+    params = settings(
+        learning_rate=1e-3, learning_rate_floor=3e-4, learning_rate_decay="plateau", decay_steps=2, num_steps=100
+    )
+    training = Training(params, 32, CPU)
+    rates = []
+    for mean in (0.5, 0.4, 0.45, 0.41, 0.42):  # falls, falls, stalls, stalls, stalls
+        training.num_done += 2
+        training.window_sum.fill_(2 * mean)
+        training._decay()
+        rates.append(training.learning_rate.item())
+    assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 3e-4, 3e-4])
+
+
+def test_the_optimizer_uses_the_decayed_rate():
+    training = Training(settings(), 32, CPU)
+    training.learning_rate.zero_()
+    before = [p.clone() for p in training.players.parameters()]
+    training.step(torch.rand(4, 3, 32, 32))
+    for a, b in zip(before, training.players.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+def test_averaged_generator_follows_its_definition():
+    training = Training(settings(ema_decay=0.9), 32, CPU)
+    expected = [p.double().clone() for p in training.G_ema.parameters()]
+    for t in range(3):
+        training.step(torch.rand(4, 3, 32, 32))
+        decay = min(0.9, (2 + t) / (11 + t))
+        expected = [
+            decay * e + (1 - decay) * p.detach().double()
+            for e, p in zip(expected, training.players.G.parameters(), strict=True)
+        ]
+    for e, p in zip(expected, training.G_ema.parameters(), strict=True):
+        torch.testing.assert_close(p.double(), e, rtol=1e-5, atol=1e-7)
+
+
+def test_carry_vanishes_after_its_steps():
+    """With the residuals over, the step must be the plain one: no trace of carry."""
+    training = Training(settings(vanishing_residual_steps=2), 32, CPU)
+    seen = []
+    forward = training.players.forward
+    training.players.forward = lambda x, z, k_t, carry: seen.append(carry) or forward(x, z, k_t, carry)
+    for _ in range(4):
+        training.step(torch.rand(4, 3, 32, 32))
+    assert [None if c is None else c.item() for c in seen] == [1.0, 0.5, None, None]
+
+
+@pytest.mark.parametrize("decay", ["cosine", "plateau"])
+def test_the_same_seed_trains_the_same_weights_and_another_seed_others(decay):
+    def weights(seed: int):
+        training = Training(settings(seed=seed, learning_rate_decay=decay), 32, CPU)
+        list(train(training, random_rows(), record_every=2))
+        return torch.cat([p.flatten() for p in training.players.parameters()])
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_records_do_not_change_what_is_trained():
+    def weights(record_every: int):
+        training = Training(settings(), 32, CPU)
+        list(train(training, random_rows(), record_every))
+        return torch.cat([p.flatten() for p in training.players.parameters()])
+
+    assert torch.equal(weights(1), weights(6))
+
+
+def test_train_yields_records_at_the_interval_and_at_the_end():
+    records = list(train(Training(settings(num_steps=7), 32, CPU), random_rows(), record_every=3))
+    assert [record.step for record in records] == [3, 6, 7]
+    assert all(isinstance(record, Record) and record.images_per_second > 0 for record in records)
+    assert all(record.L_G == record.L_fake for record in records)
+
+
+def test_training_lowers_the_loss():
+    rows = np.tile(np.linspace(0, 255, 32, dtype=np.uint8)[None, :, None, None], (8, 1, 32, 3))
+    params = settings(num_steps=60, learning_rate=2e-3, decay_steps=60)
+    records = list(train(Training(params, 32, CPU), rows, record_every=10))
+    assert records[-1].L_real < records[0].L_real / 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    training = Training(settings(), 32, CPU)
+    with torch.no_grad():
+        training.players.D.decoder.last.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"M_global is nan after step 1.*learning_rate"):
+        list(train(training, random_rows(), record_every=1))
+
+
+def test_no_step_waits_for_the_host_between_records(monkeypatch):
+    """PyTorch-GAN called `.item()` on every step."""
+    training = Training(settings(num_steps=4), 32, CPU)
+    calls = []
+    for name in ("item", "tolist", "__float__", "__bool__"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, o=original, n=name: calls.append(n) or o(self))
+    for step in range(3):
+        training.step(torch.rand(4, 3, 32, 32))
+        assert calls == [], f"step {step}"
+
+
+def test_scale_gradient_touches_parameters_only():
+    """What reaches G(z) through the scaled half is not scaled."""
+    D = Discriminator(32, 3, 5, False)
+    v = torch.rand(1, 3, 32, 32, requires_grad=True)
+    plain = torch.autograd.grad((v - D(v)).abs().mean(), v)[0]
+    theta = {name: scale_gradient(p, torch.tensor(-0.5)) for name, p in D.named_parameters()}
+    scaled = torch.autograd.grad((v - torch.func.functional_call(D, theta, (v,))).abs().mean(), v)[0]
+    torch.testing.assert_close(scaled, plain)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "tpu", "mps", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused(name):
+    with pytest.raises(ValueError, match=f"device: '{name}'"):
+        resolve_device(name)
+
+
+def test_auto_picks_what_the_machine_has():
+    device = resolve_device("auto")
+    assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_precision("auto", device) in ("float32", "bfloat16")
+    assert resolve_precision("bfloat16", device) == "bfloat16"
