@@ -30,9 +30,9 @@ class Encoder(nn.Module):
         self.embed = nn.Linear(channels * SMALLEST**2, N_h)
 
     def forward(self, x: Tensor, carry: Tensor | None = None) -> Tensor:
-        x = F.elu(self.first(x))  # (B, n, S, S)
+        x = F.elu_(self.first(x))  # (B, n, S, S)
         for convolution in self.convolutions:
-            x = _vanishing_residual(x, F.elu(convolution(x)), carry)
+            x = _vanishing_residual(x, F.elu_(convolution(x)), carry)
         h: Tensor = self.embed(x.flatten(1))  # (B, r·n, 8, 8) → (B, N_h)
         return h
 
@@ -63,13 +63,13 @@ class Decoder(nn.Module):
         for i in range(0, len(self.convolutions), 2):
             first, second = self.convolutions[i], self.convolutions[i + 1]
             if i == 0:
-                x = _vanishing_residual(x, F.elu(first(x)), carry)
+                x = _vanishing_residual(x, F.elu_(first(x)), carry)
             else:
                 scale = x.shape[-1] // SMALLEST
                 v = torch.cat((x, _upsample(h0, scale)), dim=1) if self.skip_connections else x
-                y = F.elu(upsample_convolve(v, first))  # (B, n, 2·H, 2·W)
+                y = F.elu_(upsample_convolve(v, first))  # (B, n, 2·H, 2·W)
                 x = y if carry is None or self.skip_connections else _vanishing_residual(_upsample(x, 2), y, carry)
-            x = _vanishing_residual(x, F.elu(second(x)), carry)
+            x = _vanishing_residual(x, F.elu_(second(x)), carry)
         image: Tensor = self.last(x)
         return image
 

@@ -1,0 +1,61 @@
+"""Work spread over processes: results in the order of the items, memory that does not grow with their number."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_IN_FLIGHT = 3  # items per worker that are handed out or wait to be taken
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """`function(item)` for each item, in order; `function` is a module's own, so that it can be pickled.
+
+    One worker is this process itself. An item should be worth some 10 ms or more. Raises what `function` raises, and
+    OSError when a worker died.
+    """
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    # Spawned, not forked: a fork copies the locks of other threads (torch's, resvg's) in whatever state they are.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _enter_worker)
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= _IN_FLIGHT * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        raise OSError("a worker process died; is there enough memory? Try fewer --workers") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _enter_worker() -> None:
+    """Ctrl-C is the parent's to handle; and no worker outlives a parent that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()

