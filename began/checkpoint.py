@@ -55,7 +55,7 @@ def write_model(
 ) -> str:
     """Writes both weight files and model.json into the existing `folder`; returns `model_digest`.
 
-    data: what is known of the rows: digest, source, num_train, image_size, and licence and credit where known.
+    data: what is known of the rows: digest, source, num_train, image_size, licence, credit.
     """
     tensors = _tensors(G) | {AVERAGED + name: tensor for name, tensor in _tensors(G_ema).items()}
     save_file(tensors, folder / GENERATOR)

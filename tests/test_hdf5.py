@@ -1,0 +1,199 @@
+"""The data file's schema: what the writer writes, h5py and the reader read; what is not of it is refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from began.hdf5 import ImageWriter, open_images, rows_digest, verify_digest
+
+ROWS = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+NAMES = [f"é/{i}.png" for i in range(10)]
+ATTRIBUTES = {"source": "orl", "licence": "none", "credit": "AT&T Laboratories Cambridge"}
+
+
+def write(path: Path, rows: np.ndarray = ROWS, max_rows: int | None = None, num_train: int = 8) -> Path:
+    with ImageWriter(path, rows.shape[1], max_rows or len(rows)) as writer:
+        writer.append(rows[:3])
+        writer.append(rows[3])
+        writer.append(rows[4:])
+        writer.finish((name for name in NAMES), num_train, ATTRIBUTES)
+    return path
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    image_file = open_images(write(tmp_path / "images.h5"))
+    assert np.array_equal(image_file.rows, ROWS)
+    assert np.array_equal(image_file.train, ROWS[:8]) and np.array_equal(image_file.held_out, ROWS[8:])
+    assert (image_file.image_size, image_file.num_train, image_file.source) == (32, 8, "orl")
+    assert image_file.names == NAMES
+
+
+def test_h5py_reads_the_schema_of_the_design(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "images.h5")) as file:
+        images = file["images"]
+        assert images.shape == (10, 32, 32, 3) and images.dtype == np.uint8
+        assert images.chunks is None and images.compression is None and not images.external
+        assert np.array_equal(images[:], ROWS)
+        assert file["names"].asstr()[:].tolist() == NAMES
+        assert set(file) == {"images", "names"}
+        assert dict(file.attrs) == {"image_size": 32, "num_train": 8, "digest": file.attrs["digest"]} | ATTRIBUTES
+
+
+def test_rows_are_mapped_read_only(tmp_path: Path) -> None:
+    rows = open_images(write(tmp_path / "images.h5")).rows
+    assert isinstance(rows, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        rows[0] = 0
+
+
+def test_rows_of_rejected_images_leave_no_gap_and_no_trace(tmp_path: Path) -> None:
+    exact, roomy = write(tmp_path / "exact.h5"), write(tmp_path / "roomy.h5", max_rows=1000)
+    assert exact.read_bytes() == roomy.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"exact.h5", "roomy.h5"}
+
+
+def test_digest_is_of_rows_shape_and_split(tmp_path: Path) -> None:
+    image_file = open_images(write(tmp_path / "images.h5"))
+    assert image_file.digest == hashlib.sha256(ROWS.tobytes() + "10×32×32×3, 8".encode()).hexdigest()
+    assert image_file.digest == rows_digest(ROWS, 8) != rows_digest(ROWS, 7)
+    verify_digest(image_file)
+
+
+def test_changed_rows_are_found_by_the_digest(tmp_path: Path) -> None:
+    path = write(tmp_path / "images.h5")
+    with h5py.File(path, "r+") as file:
+        file["images"][5, 0, 0, 0] ^= 1
+    with pytest.raises(ValueError, match=r"images\.h5: the rows' digest"):
+        verify_digest(open_images(path))
+
+
+@pytest.mark.parametrize("userblock", [0, 512])
+def test_the_older_flat_layout_is_read(tmp_path: Path, userblock: int) -> None:
+    path = tmp_path / "celeba.h5"
+    rows = np.random.default_rng(1).integers(0, 256, (25, 64 * 64 * 3), dtype=np.uint8)
+    with h5py.File(path, "w", userblock_size=userblock) as file:
+        file.create_dataset("images", data=rows)  # all of it, as artcg/BEGAN wrote it
+    image_file = open_images(path)
+    assert np.array_equal(image_file.rows, rows.reshape(25, 64, 64, 3))
+    assert (image_file.image_size, image_file.num_train) == (64, 23)
+    assert image_file.names == [str(i) for i in range(25)]
+    assert image_file.digest == rows_digest(image_file.rows, 23)
+
+
+def change(path: Path, edit: Callable[[h5py.File], None]) -> Path:
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return path
+
+
+def replaced(**options: object) -> Callable[[h5py.File], None]:
+    def edit(file: h5py.File) -> None:
+        del file["images"]
+        file.create_dataset("images", **({"data": ROWS} | options))
+
+    return edit
+
+
+def attribute(key: str, value: object) -> Callable[[h5py.File], None]:
+    return lambda file: file.attrs.__setitem__(key, value)
+
+
+def external(file: h5py.File) -> None:
+    (Path(file.filename).parent / "rows").write_bytes(ROWS.tobytes())
+    del file["images"]
+    file.create_dataset("images", ROWS.shape, np.uint8, external=[("rows", 0, ROWS.nbytes)])
+
+
+def virtual(file: h5py.File) -> None:
+    del file["images"]
+    layout = h5py.VirtualLayout(ROWS.shape, np.uint8)
+    layout[:] = h5py.VirtualSource("other.h5", "images", ROWS.shape)
+    file.create_virtual_dataset("images", layout)
+
+
+def link(file: h5py.File) -> None:
+    del file["images"]
+    file["images"] = h5py.ExternalLink("/etc/passwd", "images")
+
+
+def group(file: h5py.File) -> None:
+    del file["images"]
+    file.create_group("images")
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda file: file.__delitem__("images"), "has no data set images"),
+        (group, "has no data set images"),
+        (link, "has no data set images"),
+        (external, "refers to other files"),
+        (virtual, "refers to other files"),
+        (replaced(chunks=(1, 32, 32, 3)), "expected contiguous"),
+        (replaced(compression="gzip"), "expected contiguous"),
+        (replaced(data=ROWS.astype(np.int8)), "int8, expected uint8"),
+        (replaced(data=ROWS.astype(np.float32)), "float32, expected uint8"),
+        (replaced(data=ROWS[..., 0]), re.escape("(10, 32, 32), expected (N, S, S, 3)")),
+        (replaced(data=ROWS[:, :16]), re.escape("(10, 16, 32, 3), expected (N, S, S, 3)")),
+        (replaced(data=ROWS.reshape(10, -1)[:, :-1]), "expected"),
+        (replaced(data=np.uint8(3)), "expected"),
+        (replaced(data=np.zeros((10, 48, 48, 3), np.uint8)), re.escape("expected a side of 32·2^m")),
+        (replaced(data=np.zeros((10, 16, 16, 3), np.uint8)), re.escape("expected a side of 32·2^m")),
+        (replaced(data=ROWS[:1]), "expected at least 2"),
+        (replaced(data=None, shape=(0, 32, 32, 3), dtype=np.uint8), "expected at least 2"),
+        (replaced(data=None, shape=(10, 32, 32, 3), dtype=np.uint8), "never finished"),
+        (attribute("num_train", 0), "num_train: 0, expected 1 to 9"),
+        (attribute("num_train", 10), "num_train: 10, expected 1 to 9"),
+        (attribute("num_train", "8"), "num_train: '8', expected a whole number"),
+        (attribute("image_size", 64), "image_size: 64, expected 32"),
+        (attribute("source", 3), "source: 3, expected text"),
+        (lambda file: file.attrs.__delitem__("digest"), "no attribute digest"),
+        (lambda file: file.attrs.__delitem__("num_train"), "no attribute num_train"),
+    ],
+)
+def test_a_file_of_another_schema_is_refused(tmp_path: Path, edit: Callable[[h5py.File], None], expected: str) -> None:
+    path = change(write(tmp_path / "images.h5"), edit)
+    with pytest.raises(ValueError, match=expected) as error:
+        open_images(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_a_file_cut_short_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
+    whole = write(tmp_path / "images.h5").read_bytes()
+    cut = tmp_path / "cut.h5"
+    for num_bytes in [0, 1, 100, 2048, len(whole) // 2, len(whole) - 1]:
+        cut.write_bytes(whole[:num_bytes])
+        with pytest.raises(ValueError, match=r"cut\.h5: "):
+            open_images(cut)
+
+
+def test_an_absent_file_a_folder_and_a_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("images")
+    (tmp_path / "folder.h5").mkdir()
+    for name in ("absent.h5", "text.h5", "folder.h5"):
+        with pytest.raises(ValueError, match=name):
+            open_images(tmp_path / name)
+
+
+def test_damaged_structure_is_refused_or_read_but_never_crashes(tmp_path: Path) -> None:
+    whole = write(tmp_path / "images.h5").read_bytes()
+    damaged = tmp_path / "damaged.h5"
+    rng = np.random.default_rng(2)
+    rows_start = whole.index(ROWS.tobytes())
+    structure = [*range(rows_start), *range(rows_start + ROWS.nbytes, len(whole))]
+    for _ in range(200):
+        data = bytearray(whole)
+        for position in rng.choice(structure, 2):
+            data[position] = rng.integers(256)
+        damaged.write_bytes(data)
+        try:
+            assert open_images(damaged).rows.shape[1:] in {(32, 32, 3), (64, 64, 3)}
+        except ValueError as error:
+            assert str(error).startswith(f"{damaged}: ")

@@ -1,0 +1,364 @@
+"""Encoded images in every mode, against pixel values computed without PIL's conversions or its resize."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from began import images
+from began.images import crop_box, decode_image, grid, png_bytes, read_png, tiles, write_png
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # of PIL, about damage
+
+RGB = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+
+
+def encode(array: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def photograph(width: int, height: int) -> np.ndarray:
+    """Soft shapes and some noise, as a camera sees."""
+    rng = np.random.default_rng(width)
+    y, x = np.mgrid[:height, :width] / max(width, height)
+    waves = [np.sin(2 * np.pi * (f * x + g * y + p)) for f, g, p in rng.uniform(-12, 12, (9, 3))]
+    picture = 128 + 14 * np.stack([sum(waves[i::3]) for i in range(3)], axis=2) + rng.normal(0, 3, (height, width, 3))
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def lanczos(picture: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:
+    """The definition, in float64: each output pixel one sum over the box's neighbourhood."""
+
+    def weights(num: int, start: float, end: float) -> np.ndarray:
+        scale = (end - start) / size
+        centres = start + (np.arange(size) + 0.5) * scale
+        t = (np.arange(num) + 0.5 - centres[:, None]) / max(scale, 1)
+        w = np.where(abs(t) < 3, np.sinc(t) * np.sinc(t / 3), 0)
+        return w / w.sum(axis=1, keepdims=True)
+
+    left, top, right, bottom = box
+    lo_x, lo_y, hi_x, hi_y = int(left), int(top), int(np.ceil(right)), int(np.ceil(bottom))
+    part = picture[lo_y:hi_y, lo_x:hi_x].astype(float)
+    rows = np.einsum("oi,ijc->ojc", weights(len(part), top - lo_y, bottom - lo_y), part)
+    out = np.einsum("oj,ijc->ioc", weights(part.shape[1], left - lo_x, right - lo_x), rows)
+    return np.clip(out, 0, 255)
+
+
+def test_an_image_of_the_final_size_is_kept_bit_by_bit() -> None:
+    for kind in ("PNG", "BMP", "PPM", "TIFF", "TGA"):
+        assert np.array_equal(decode_image(encode(RGB, kind), 32, "centre"), RGB), kind
+    assert np.array_equal(decode_image(encode(RGB, "WEBP", lossless=True), 32, "centre"), RGB)
+
+
+def test_result_is_contiguous_uint8_in_colour() -> None:
+    for data in (encode(RGB), encode(GREY), encode(photograph(90, 50), "JPEG")):
+        row = decode_image(data, 64, "centre")
+        assert row.shape == (64, 64, 3) and row.dtype == np.uint8 and row.flags.c_contiguous
+
+
+def test_grey_images_get_three_equal_channels() -> None:
+    assert np.array_equal(decode_image(encode(GREY), 32, "centre"), np.stack([GREY] * 3, axis=2))
+
+
+def test_black_and_white_images_are_0_and_255() -> None:
+    bits = GREY > 127
+    row = decode_image(encode(Image.fromarray(bits)), 32, "centre")
+    assert np.array_equal(row[..., 1], np.where(bits, 255, 0))
+
+
+def test_palette_images_take_the_palettes_colours() -> None:
+    palette = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
+    image = Image.frombytes("P", (32, 32), GREY.tobytes())
+    image.putpalette(palette.tobytes())
+    assert np.array_equal(decode_image(encode(image), 32, "centre"), palette[GREY])
+    transparent = decode_image(encode(image, transparency=7), 32, "centre")
+    assert np.array_equal(transparent, np.where((GREY == 7)[..., None], 255, palette[GREY]))
+    half = bytes([128] * 256)
+    expected = palette[GREY] * (128 / 255) + 255 * (127 / 255)
+    assert abs(decode_image(encode(image, transparency=half), 32, "centre") - expected).max() <= 1
+
+
+@pytest.mark.parametrize("grey", [False, True], ids=["RGBA", "LA"])
+def test_transparency_lies_on_white(grey: bool) -> None:
+    alpha = np.random.default_rng(2).integers(0, 256, (32, 32), dtype=np.uint8)
+    colour = np.stack([GREY] * 3, axis=2) if grey else RGB
+    data = encode(np.dstack([GREY, alpha] if grey else [RGB, alpha]))
+    share = alpha[..., None] / 255
+    assert abs(decode_image(data, 32, "centre") - (colour * share + 255 * (1 - share))).max() <= 1
+
+
+def test_one_transparent_colour_of_an_rgb_png_lies_on_white() -> None:
+    colour = tuple(int(c) for c in RGB[3, 5])
+    row = decode_image(encode(RGB, transparency=colour), 32, "centre")
+    expected = np.where((colour == RGB).all(axis=2)[..., None], 255, RGB)
+    assert np.array_equal(row, expected) and (row[3, 5] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_grey_of_16_bits_is_scaled_not_clipped(kind: str) -> None:
+    values = np.random.default_rng(3).integers(0, 65536, (32, 32), dtype=np.uint16)
+    values[0, :3] = 0, 65535, 256
+    row = decode_image(encode(values, kind), 32, "centre")
+    assert np.array_equal(row[..., 2], np.rint(values / 257))
+    assert row[0, :3, 0].tolist() == [0, 255, 1]
+
+
+def test_big_endian_16_bit_tiff_is_read_right() -> None:
+    values = np.random.default_rng(4).integers(0, 65536, (32, 32)).astype(">u2")
+    tags = [
+        (256, 3, 32),
+        (257, 3, 32),
+        (258, 3, 16),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (278, 3, 32),
+        (279, 4, 2048),
+    ]
+    directory = struct.pack(">H", len(tags)) + b"".join(
+        struct.pack(">HHIHH", tag, kind, 1, value, 0) if kind == 3 else struct.pack(">HHII", tag, kind, 1, value)
+        for tag, kind, value in tags
+    )
+    data = b"MM\0*" + struct.pack(">I", 8 + 2048) + values.tobytes() + directory + bytes(4)
+    assert np.array_equal(decode_image(data, 32, "centre")[..., 0], np.rint(values / 257))
+
+
+def test_colour_of_16_bits_keeps_its_upper_8() -> None:
+    values = np.random.default_rng(5).integers(0, 65536, (32, 32, 3)).astype(">u2")
+    lines = b"".join(b"\0" + line.tobytes() for line in values)
+    chunks = [(b"IHDR", struct.pack(">2I5B", 32, 32, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    assert abs(decode_image(data, 32, "centre") - values / 257).max() <= 1
+
+
+def test_cmyk_is_no_negative() -> None:
+    cmyk = np.zeros((32, 32, 4), dtype=np.uint8)
+    cmyk[:, :16, 0] = 200  # cyan on the left
+    cmyk[:16, :, 3] = 100  # darker above
+    ink = 1 - cmyk / 255.0
+    expected = 255 * ink[..., :3] * ink[..., 3:]
+    for kind, tolerance in (("TIFF", 2), ("JPEG", 8)):
+        options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+        row = decode_image(encode(Image.fromarray(cmyk, "CMYK"), kind, **options), 32, "centre")
+        assert abs(row - expected).max() <= tolerance, kind
+
+
+def test_of_an_animation_the_first_frame_counts() -> None:
+    frames = [Image.fromarray(np.full((32, 32, 3), value, np.uint8)) for value in (40, 200)]
+    for kind in ("GIF", "WEBP", "PNG"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        assert (decode_image(data, 32, "centre") == 40).all(), kind
+
+
+UPRIGHT = np.zeros((48, 80, 3), dtype=np.uint8)
+UPRIGHT[:24, :, 0] = 220  # red above, green at the left, each corner another
+UPRIGHT[:, :40, 1] = 180
+STORED = {  # EXIF 2.3, 4.6.4: which side of the stored picture is the upper one, which the left one
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.transpose(1, 0, 2),
+    6: np.rot90(UPRIGHT, 1),
+    7: UPRIGHT[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(UPRIGHT, -1),
+}
+
+
+@pytest.mark.parametrize("crop", ["centre", "face", "margin"])
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_exif_orientation_is_applied_before_the_crop(orientation: int, kind: str, crop: images.Crop) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}[kind]
+    stored = np.ascontiguousarray(STORED[orientation])
+    row = decode_image(encode(stored, kind, exif=exif, **options), 32, crop).astype(int)
+    expected = decode_image(encode(UPRIGHT), 32, crop).astype(int)
+    assert abs(row - expected).max() <= (6 if kind == "JPEG" else 1)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_large_photograph_is_turned_too(orientation: int) -> None:
+    large = np.kron(UPRIGHT[:47, :79], np.ones((13, 13, 1), np.uint8))  # 1027×611: no multiple of libjpeg's blocks
+    stored = {1: large, 2: large[:, ::-1], 3: large[::-1, ::-1], 4: large[::-1], 5: large.transpose(1, 0, 2)}
+    stored |= {6: np.rot90(large), 7: large[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(large, -1)}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(np.ascontiguousarray(stored[orientation]), "JPEG", quality=95, exif=exif)
+    row, expected = decode_image(data, 32, "centre"), lanczos(large, (208, 0, 819, 611), 32)
+    assert abs(row - expected).mean() < 2
+
+
+def test_broken_exif_does_not_cost_the_image() -> None:
+    data = encode(RGB, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert np.array_equal(decode_image(data, 32, "centre"), RGB)
+
+
+@pytest.mark.parametrize("size", [(178, 218), (218, 178), (100, 100), (33, 200), (20, 24), (7, 5), (1, 1), (400, 300)])
+@pytest.mark.parametrize("crop", ["centre", "face", "margin"])
+def test_resize_is_lanczos_with_antialiasing(size: tuple[int, int], crop: images.Crop) -> None:
+    picture = photograph(*size)
+    for image_size in (32, 64):
+        expected = lanczos(picture, crop_box(*size, crop, image_size), image_size)
+        row = decode_image(encode(picture), image_size, crop)
+        close = 0.8 if min(size) < 4 * image_size else 2.0  # above, averages of squares come first
+        assert abs(row - expected).max() <= close
+
+
+def test_resize_agrees_with_pillows() -> None:
+    picture = photograph(178, 178)
+    theirs = np.asarray(Image.fromarray(picture).resize((64, 64), Image.Resampling.LANCZOS)).astype(int)
+    assert abs(decode_image(encode(picture), 64, "centre") - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (518, 623), (1111, 777)])
+def test_reduced_decoding_stays_close_to_the_whole(size: tuple[int, int]) -> None:
+    data = encode(photograph(*size), "JPEG", quality=90)
+    with Image.open(io.BytesIO(data)) as image:
+        whole = np.asarray(image)
+    for image_size in (32, 64, 128):
+        expected = lanczos(whole, crop_box(*size, "centre", image_size), image_size)
+        difference = abs(decode_image(data, image_size, "centre") - expected)
+        assert difference.mean() < 0.8 and difference.max() < 6
+
+
+def test_a_plain_area_keeps_its_colour_exactly() -> None:
+    for size in ((97, 61), (1000, 800), (3, 3)):
+        plain = np.full((size[1], size[0], 3), (255, 0, 93), np.uint8)
+        assert (decode_image(encode(plain), 64, "centre") == (255, 0, 93)).all()
+
+
+def test_the_finest_stripes_become_grey_and_no_moire() -> None:
+    stripes = np.zeros((256, 256), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    row = decode_image(encode(stripes), 32, "centre")[:, 4:-4].astype(int)
+    assert abs(row - 127.5).max() < 4
+
+
+@pytest.mark.parametrize("geometry", [(128, 0.0, 128.0, 32), (9, 0.3, 7.9, 64), (1, 0, 1, 256), (1023, 0, 1023, 256)])
+def test_sums_stay_exact_in_float32(geometry: tuple[int, float, float, int]) -> None:
+    """Then no order of addition, no number of threads and no other BLAS gives other pixels."""
+    for one, gain, largest in ((2**15, 8, 255), (2**11, 1 / 8, 8 * 2 * 255)):
+        for _, _, weights in images._bands(*geometry, 1, one, gain):
+            whole = weights.astype(float) * one / gain
+            assert np.array_equal(whole, np.rint(whole))
+            assert (whole.sum(axis=1) == one).all()
+            assert np.abs(whole).sum(axis=1).max() * largest < 2**24
+
+
+def test_face_crop_of_celeba_is_the_usual_one() -> None:
+    assert crop_box(178, 218, "face", 64) == (25, 50, 153, 178)
+    assert crop_box(356, 436, "face", 64) == (50, 100, 306, 356)
+
+
+def test_margin_crop_is_the_older_one() -> None:
+    """artcg/BEGAN: width to 64, height in proportion, then whole rows off above and below."""
+    picture = photograph(178, 218)
+    scaled = np.asarray(Image.fromarray(picture).resize((64, 218 * 64 // 178), Image.Resampling.LANCZOS)).astype(int)
+    assert len(scaled) == 78
+    row = decode_image(encode(picture), 64, "margin").astype(int)
+    assert abs(row[1:-1] - scaled[8:70]).max() <= 2  # the crop's own borders have no neighbours beyond them
+
+
+@pytest.mark.parametrize("crop", ["centre", "face", "margin"])
+def test_every_crop_is_a_square_inside_the_picture(crop: images.Crop) -> None:
+    rng = np.random.default_rng(6)
+    for width, height in [
+        *rng.integers(1, 3000, (300, 2)).tolist(),
+        (1, 1),
+        (1, 3000),
+        (3000, 1),
+        (64, 65),
+        (178, 179),
+    ]:
+        left, top, right, bottom = crop_box(width, height, crop, 64)
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height + 1e-9
+        # The older crop rounds the scaled height to whole rows, which stretches by up to one row.
+        assert bottom - top == pytest.approx(right - left, rel=1 / 64 if crop == "margin" else 1e-9)
+
+
+JPEG = encode(photograph(178, 218), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not an image"),
+        (b"<html>quota exceeded</html>", "not an image"),
+        (JPEG[: len(JPEG) // 2], "truncated"),
+        (encode(RGB)[:500], "truncated"),
+        (JPEG[:20], "."),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n", "not an image"),
+        (encode(np.zeros((32, 32), np.float32), "TIFF"), "floating-point"),
+        (encode(np.full((32, 32), 70_000, np.int32), "TIFF"), "16 bits"),
+    ],
+    ids=["empty", "page", "half-jpeg", "half-png", "stub", "postscript", "float", "32-bit"],
+)
+def test_what_is_no_image_is_refused_with_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as error:
+        decode_image(data, 32, "centre")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("side", [9_500, 14_000, 60_000])
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> None:
+    header = struct.pack(">2I5B", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000)))]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    with pytest.raises(ValueError, match="more than 89,478,485"):
+        decode_image(data, 32, "centre")
+
+
+def test_random_damage_gives_an_image_or_a_reason() -> None:
+    rng = np.random.default_rng(7)
+    originals = [JPEG, encode(RGB), encode(RGB, "GIF"), encode(RGB, "WEBP"), encode(RGB, "TIFF"), encode(RGB, "BMP")]
+    for original in originals:
+        for _ in range(40):
+            data = bytearray(original)
+            for position in rng.integers(0, min(len(data), 400), 3):
+                data[position] = rng.integers(256)
+            try:
+                assert decode_image(bytes(data), 32, "centre").shape == (32, 32, 3)
+            except ValueError as error:
+                assert str(error) and "\n" not in str(error)
+
+
+def test_tiles_are_the_inverse_of_grid() -> None:
+    pictures = np.random.default_rng(8).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    picture = grid(pictures, columns=3)
+    assert picture.shape == (96, 96, 3)
+    assert np.array_equal(picture[32:64, 64:96], pictures[5])
+    assert np.array_equal(tiles(picture, 32)[:7], pictures)
+    assert (tiles(picture, 32)[7:] == 255).all()
+    with pytest.raises(ValueError, match="96×95"):
+        tiles(picture[:95], 32)
+
+
+def test_a_png_comes_back_as_it_was(tmp_path: Path) -> None:
+    write_png(tmp_path / "new" / "picture.png", RGB[:20])
+    assert np.array_equal(read_png(tmp_path / "new" / "picture.png"), RGB[:20])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["picture.png"]
+    assert png_bytes(RGB) == png_bytes(RGB.copy())
+
+
+def test_what_is_no_png_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("text.png", "absent.png"):
+        with pytest.raises(ValueError, match=name):
+            read_png(tmp_path / name)
