@@ -1,0 +1,60 @@
+"""The Typer app: registers the commands and translates their errors once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pipeline.download import download
+from pipeline.evaluate import evaluate
+from pipeline.preprocess import preprocess
+from pipeline.sample import sample
+from pipeline.train import train
+from pipeline.ui import ui
+
+app = typer.Typer(
+    name="began",
+    help="BEGAN: images in, faces out. Each command is a stage of the pipeline or a use of what it made.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (download, preprocess, train, evaluate, sample, ui):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from began import __version__
+
+        print(f"began {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def began(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """BEGAN: images in, faces out."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs `began ARGUMENTS`. What a user gave wrong ends with one line on standard error and exit code 2."""
+    try:
+        app(arguments, prog_name="began")
+    except (ValueError, OSError) as error:
+        print(f"began: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("began: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def run_stage(name: str) -> None:
+    """`python -m pipeline.NAME ARGUMENTS` is `began NAME ARGUMENTS`: DVC runs the code of its own workspace so."""
+    main([name, *sys.argv[1:]])

@@ -1,0 +1,65 @@
+"""Faces from a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sample(
+    num: Annotated[int, typer.Option(min=1, help="How many faces.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of z: the same seed gives the same pixels.")] = 0,
+    out: Annotated[Path, typer.Option(help=".png: one grid; .npz: an array; no suffix: a folder of PNGs.")] = Path(
+        "samples.png"
+    ),
+    model: Annotated[Path, typer.Option(help="Model folder, or a generator.safetensors in one.")] = Path("data/model"),
+    device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Make faces with the averaged generator.
+
+    Example: began sample --num 64 --seed 1 --out samples.png
+    """
+    if out.suffix not in (".png", ".npz", ""):
+        raise ValueError(f"--out: {str(out)!r}, expected a name that ends in .png or .npz, or one without a suffix")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"--out: {str(out)!r}: the folder {str(out.parent)!r} does not exist")
+    if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out: {str(out)!r}: expected a new or an empty folder")
+    if not model.exists():
+        raise ValueError(f"{model}: no trained model there; `make repro` trains one, --model names another")
+    import math
+
+    import numpy as np
+
+    from began.checkpoint import read_generator
+    from began.files import replace_file, replace_folder
+    from began.images import grid, png_bytes, write_png
+    from began.sampling import draw_z, generate
+    from began.training import resolve_device
+
+    G = read_generator(model).to(resolve_device(device))
+    batches = generate(G, draw_z(num, G.project.in_features, seed))
+    if out.suffix == "":
+        with replace_folder(out) as folder:
+            digits = len(str(num - 1))
+            names = (folder / f"{i:0{digits}}.png" for i in range(num))
+            for images in batches:
+                for image in images:
+                    next(names).write_bytes(png_bytes(image))
+        print(f"{num} faces in {out}{'/'}")
+        return
+    images = np.concatenate(list(batches))
+    if out.suffix == ".npz":
+        with replace_file(out) as temporary, temporary.open("wb") as file:
+            np.savez(file, images=images)
+    else:
+        write_png(out, grid(images, columns=math.ceil(math.sqrt(num))))
+    print(f"{num} faces in {out}")
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run_stage
+
+    run_stage("sample")
