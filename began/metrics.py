@@ -94,7 +94,8 @@ def diversity(samples: np.ndarray, real: np.ndarray) -> float:
     """Mean pairwise distance of samples over that of real rows, both as features (·, d).
 
     1 when samples differ from one another as much as real images do, 0 when all are one image. It says nothing of
-    quality, and a few different images over and over still come near 1; the Fréchet distance sees those. Raises ValueError with fewer than 2 rows, or when the real rows are all alike.
+    quality, and a few different images over and over still come near 1; the Fréchet distance sees those.
+    Raises ValueError with fewer than 2 rows, or when the real rows are all alike.
     """
     reference = mean_pairwise_distance(real)
     if reference == 0:
@@ -156,7 +157,8 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 def _kernel_sum(a: np.ndarray, b: np.ndarray) -> float:
-    return float(((a @ b.T / a.shape[1] + 1) ** 3).sum())
+    kernel = a @ b.T / a.shape[1] + 1
+    return float(np.vdot(kernel * kernel, kernel))  # kernel ** 3 takes ten times as long
 
 
 def _sorted(features: np.ndarray) -> np.ndarray:

@@ -1,0 +1,244 @@
+"""The evaluate stage on real files: a tiny model, trained by the train stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+import yaml
+
+from began import metrics, sampling
+from began.checkpoint import read_model
+from began.features import face_features
+from began.hdf5 import ImageWriter, open_images
+from began.images import read_png, tiles
+from pipeline import tracking
+from pipeline.cli import main
+
+NUM_TRAIN, NUM_HELD_OUT = 48, 20
+
+
+def run(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert end.value.code in (0, None)
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("began:")] == lines[-1:]  # progress may stand before it
+    return lines[-1]
+
+
+def write_images(path: Path, num_train: int, num_held_out: int, image_size: int = 32, seed: int = 0) -> None:
+    shape = (num_train + num_held_out, image_size, image_size, 3)
+    noise = np.random.default_rng(seed).integers(0, 256, shape).astype(np.float64)
+    rows = np.clip(scipy.ndimage.gaussian_filter(noise, (0, 3, 3, 0)) * 5 - 500, 0, 255).astype(np.uint8)
+    attributes = {"source": "folder", "licence": "CC0", "credit": "A <b>painter</b>"}
+    with ImageWriter(path, image_size, len(rows)) as writer:
+        writer.append(rows)
+        writer.finish([f"{i}.png" for i in range(len(rows))], num_train, attributes)
+
+
+def write_params(path: Path, repository: Path, num_samples: int) -> None:
+    params = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
+    quick = params["profiles"]["quick"]
+    quick["train"] |= {"n_filters": 2, "N_h": 4, "batch_size": 4, "num_steps": 8, "precision": "float32"}
+    quick["evaluate"]["num_samples"] = num_samples
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Path]:
+    """A folder with params.yaml, images.h5, model/ and report/, and the MLflow store that saw them made."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        write_params(folder / "params.yaml", repository, num_samples=30)
+        write_images(folder / "images.h5", NUM_TRAIN, NUM_HELD_OUT)
+        settings = ("--params", str(folder / "params.yaml"))
+        run("train", str(folder / "images.h5"), str(folder / "model"), *settings)
+        run("evaluate", str(folder / "images.h5"), str(folder / "model"), str(folder / "report"), *settings)
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _one_store(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(made))  # making another costs seconds
+
+
+@pytest.fixture
+def numbers(made: Path) -> dict[str, float | None]:
+    read: dict[str, float | None] = json.loads((made / "report" / "metrics.json").read_text(encoding="utf-8"))
+    return read
+
+
+def arguments_of(made: Path, report: Path) -> tuple[str, ...]:
+    return (
+        *("evaluate", str(made / "images.h5"), str(made / "model"), str(report)),
+        *("--params", str(made / "params.yaml"), "--device", "cpu"),
+    )
+
+
+def test_the_report_is_whole(made: Path) -> None:
+    assert {path.name for path in (made / "report").iterdir()} == {
+        *("metrics.json", "index.html", "history.csv", "samples.png", "samples_raw.png", "reconstructions.png"),
+        *("interpolation.png", "convergence.png", "curves.png"),
+    }
+    assert (made / "report" / "history.csv").read_bytes() == (made / "model" / "history.csv").read_bytes()
+
+
+def test_every_number_is_there_and_finite(numbers: dict[str, float]) -> None:
+    assert set(numbers) == {
+        *("frechet_face", "frechet_face_baseline", "kid_face", "kid_face_std", "kid_face_baseline"),
+        *("kid_face_baseline_std", "diversity", "diversity_baseline", "spread", "spread_baseline"),
+        *("reconstruction_loss_held_out", "reconstruction_loss_train", "M_global"),
+        *("num_samples", "num_held_out", "num_train"),
+    }
+    assert all(np.isfinite(value) for value in numbers.values())
+    assert (numbers["num_samples"], numbers["num_held_out"], numbers["num_train"]) == (30, NUM_HELD_OUT, 30)
+
+
+def test_numbers_are_those_of_the_functions_on_the_same_images(made: Path, numbers: dict[str, float]) -> None:
+    trained, file = read_model(made / "model"), open_images(made / "images.h5")
+    samples = np.concatenate(list(sampling.generate(trained.G_ema, sampling.draw_z(30, 4, seed=0))))
+    real, fake = face_features(np.array(file.held_out)), face_features(samples)
+    assert numbers["frechet_face"] == pytest.approx(metrics.frechet_distance(fake, real), rel=1e-6)
+    assert numbers["kid_face"] == pytest.approx(metrics.kid(fake, real).mean, rel=1e-6)
+    assert numbers["diversity"] == pytest.approx(metrics.diversity(fake, real), rel=1e-6)
+    spread = samples.astype(float).std(axis=0).mean() / np.array(file.held_out, dtype=float).std(axis=0).mean()
+    assert numbers["spread"] == pytest.approx(spread, rel=1e-6)
+    with torch.no_grad():
+        v = torch.from_numpy(np.array(file.held_out)).permute(0, 3, 1, 2) / 127.5 - 1
+        loss = (v - trained.D(v)).abs().mean().item()
+    assert numbers["reconstruction_loss_held_out"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_samples_are_the_ones_training_watched(made: Path) -> None:
+    watched = read_png(max((made / "model" / "samples").iterdir()))
+    shown = read_png(made / "report" / "samples.png")
+    assert shown.shape == (8 * 32, 8 * 32, 3)
+    assert np.abs(shown.astype(int) - watched).max() <= 1
+
+
+def test_interpolation_starts_and_ends_at_samples(made: Path) -> None:
+    samples = tiles(read_png(made / "report" / "samples.png"), 32)
+    strips = tiles(read_png(made / "report" / "interpolation.png"), 32).reshape(6, 8, 32, 32, 3)
+    assert np.abs(strips[:, [0, -1]].reshape(-1, 32, 32, 3).astype(int) - samples[:12]).max() <= 1
+
+
+def test_reconstructions_stand_under_held_out_images(made: Path) -> None:
+    file, trained = open_images(made / "images.h5"), read_model(made / "model")
+    rows = tiles(read_png(made / "report" / "reconstructions.png"), 32).reshape(6, 8, 32, 32, 3)
+    originals, below = rows[::2].reshape(-1, 32, 32, 3), rows[1::2].reshape(-1, 32, 32, 3)
+    assert np.array_equal(originals[:NUM_HELD_OUT], file.held_out)
+    assert (originals[NUM_HELD_OUT:] == 255).all()
+    expected = sampling.reconstruct(trained.D, np.array(file.held_out)).astype(int)
+    assert np.abs(below[:NUM_HELD_OUT] - expected).max() <= 1
+
+
+def test_the_same_seed_gives_the_same_report(made: Path, tmp_path: Path) -> None:
+    run(*arguments_of(made, tmp_path / "again"))
+    for path in (made / "report").iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_mlflow_run_gets_numbers_and_pages_and_keeps_its_curve(made: Path, numbers: dict[str, float]) -> None:
+    import mlflow
+
+    digest = read_model(made / "model").digest
+    client = mlflow.MlflowClient(tracking.store_uri())
+    experiment = client.get_experiment_by_name("began")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id], f"tags.model_digest = '{digest}'")
+    assert found.data.metrics["frechet_face"] == pytest.approx(numbers["frechet_face"])
+    assert "report/index.html" in {file.path for file in client.list_artifacts(found.info.run_id, "report")}
+    assert found.data.metrics["M_global"] == pytest.approx(numbers["M_global"], rel=1e-6)
+    curve = tracking.read_curve(digest)
+    assert curve is not None and min(row["step"] for row in curve) > 0
+
+
+def test_fewer_images_than_asked_for_are_used_and_said(
+    made: Path, tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_params(tmp_path / "params.yaml", repository, num_samples=1000)
+    arguments = list(arguments_of(made, tmp_path / "report"))
+    arguments[arguments.index("--params") + 1] = str(tmp_path / "params.yaml")
+    run(*arguments)
+    numbers = json.loads((tmp_path / "report" / "metrics.json").read_text(encoding="utf-8"))
+    counts = (numbers["num_samples"], numbers["num_held_out"], numbers["num_train"])
+    assert counts == (NUM_TRAIN, NUM_HELD_OUT, NUM_TRAIN)
+    note = "1,000 held-out images were asked for (evaluate.num_samples) and there are 20"
+    assert note in capsys.readouterr().out
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert note in page and "1,000 samples were asked for and 48 are measured" in page
+
+
+def test_a_single_held_out_image_leaves_dashes_and_no_nan(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(Path("params.yaml"), repository, num_samples=10)
+    write_images(Path("images.h5"), 4, 1)
+    run("train", "images.h5", "model")
+    run("evaluate", "images.h5", "model", "report")
+    text = Path("report/metrics.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    numbers = json.loads(text)
+    for name in ("frechet_face", "kid_face", "diversity", "spread"):
+        assert numbers[name] is None
+    assert numbers["reconstruction_loss_held_out"] > 0
+    assert "A dash marks a number" in Path("report/index.html").read_text(encoding="utf-8")
+
+
+def test_rows_the_model_was_not_trained_on_are_refused(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "other.h5", NUM_TRAIN, NUM_HELD_OUT, seed=1)
+    write_images(tmp_path / "larger.h5", 4, 2, image_size=64)
+    arguments = list(arguments_of(made, tmp_path / "report"))
+    arguments[1] = str(tmp_path / "other.h5")
+    message = error_of(capsys, *arguments)
+    assert "other.h5: digest" in message and "was trained on" in message
+    arguments[1] = str(tmp_path / "larger.h5")
+    assert "larger.h5: images of size 64, expected 32" in error_of(capsys, *arguments)
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_failed_evaluation_leaves_the_old_report(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made / "model", tmp_path / "model")
+    shutil.copytree(made / "report", tmp_path / "report")
+    last = max((tmp_path / "model" / "samples").iterdir())
+    last.unlink()  # a new file: the copy may share nothing with the first
+    last.write_bytes(b"not a picture")
+    arguments = list(arguments_of(made, tmp_path / "report"))
+    arguments[2] = str(tmp_path / "model")
+    assert f"{last}: cannot be read as PNG" in error_of(capsys, *arguments)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "report"}
+    for path in (made / "report").iterdir():
+        assert (tmp_path / "report" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_model_without_its_curve_or_weights_is_named(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = list(arguments_of(made, tmp_path / "report"))
+    arguments[2] = str(tmp_path / "nothing")
+    assert "nothing/model.json: no such file" in error_of(capsys, *arguments)
+    shutil.copytree(made / "model", tmp_path / "model")
+    arguments[2] = str(tmp_path / "model")
+    (tmp_path / "model" / "history.csv").unlink()
+    assert "history.csv: no such file" in error_of(capsys, *arguments)
