@@ -27,8 +27,11 @@ class Batches:
 
     def __getitem__(self, step: int) -> Tensor:
         """x (B, 3, S, S), float32 in [−1, 1], channels last."""
-        rows = torch.from_numpy(self._rows[self.indices(step)])
-        return pixels_to_input(rows.to(self._device, non_blocking=True))
+        return pixels_to_input(torch.from_numpy(self.rows(step)).to(self._device, non_blocking=True))
+
+    def rows(self, step: int) -> NDArray[np.uint8]:
+        """The rows (B, S, S, 3) of batch `step`, gathered in one call."""
+        return self._rows[self.indices(step)]
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """The row numbers (B,) of batch `step`, counted from 0."""

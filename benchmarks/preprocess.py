@@ -1,21 +1,14 @@
 """Rate of preprocess against bare Pillow decoding, and its memory at 10,000 and 40,000 images.
 
-    python benchmarks/preprocess.py [--quick]
+    python -m benchmarks.preprocess [--quick]
 
 The rate: preprocess from the archive to the finished file, over reading the same members and decoding them at full size
 (`PIL.Image.open(…).load()`), thrown away at once, by as many processes of the same pool. Pairs are interleaved, the
 median of their ratios counts. Start-up of the processes is in both. Memory: peak of the sum of RssAnon over all
-processes.
+processes, of preprocess and of the part of train that draws batches from the file.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-# Not this folder, which Python puts here: benchmarks/logging.py would hide the standard library's.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
 import io
@@ -25,6 +18,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -105,6 +99,19 @@ def preprocess_all(archive: Path, output: Path, image_size: int, crop: str, work
         pass
 
 
+def draw_batches(path: Path) -> None:
+    """What train does with the rows: two epochs of batches."""
+    import torch
+
+    from began.batches import Batches
+    from began.hdf5 import open_images
+
+    rows = open_images(path).train
+    batches = Batches(rows, batch_size=16, seed=0, device=torch.device("cpu"))
+    for step in range(2 * len(rows) // 16):
+        batches[step]
+
+
 def seconds_of(function: Callable[..., None], *arguments: object) -> float:
     start = time.perf_counter()
     function(*arguments)
@@ -134,8 +141,13 @@ def main() -> None:
                 )
         for num_images in (10_000, 40_000):
             archive = make_archive(folder / "images.zip", aligned, num_images // scale, "jpg")
-            peak = peak_rss_anon(preprocess_all, archive, folder / "images.h5", 32, "face", workers)
-            rows.append(row("memory", num_images // scale) | {"peak_rss_anon_mib": peak / 2**20})
+            file = folder / "images.h5"
+            for what, function, arguments in (
+                ("memory of preprocess", preprocess_all, (archive, file, 32, "face", workers)),
+                ("memory of train's data part", draw_batches, (file,)),
+            ):
+                peak = peak_rss_anon(function, *arguments)
+                rows.append(row(what, num_images // scale) | {"peak_rss_anon_mib": peak / 2**20})
     if quick:
         print_table(rows)
     else:

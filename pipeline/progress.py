@@ -58,9 +58,7 @@ class ProgressBar:
             self._first_done = progress.done
         self._latest = progress
         if self._bar is not None and self._task is not None:
-            self._bar.update(
-                self._task, completed=progress.done, total=progress.total, state=self._describe(progress)
-            )
+            self._bar.update(self._task, completed=progress.done, total=progress.total, state=self._describe(progress))
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._print(progress)
 

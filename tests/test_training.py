@@ -101,9 +101,7 @@ def test_steps_equal_a_textbook_loop():
             adam.step()
         training.step(x)
         record = training.read_record(1, 0.0)
-        assert record.M_global == pytest.approx(
-            L_real.item() + abs(0.6 * L_real.item() - L_fake_D.item()), rel=1e-5
-        )
+        assert record.M_global == pytest.approx(L_real.item() + abs(0.6 * L_real.item() - L_fake_D.item()), rel=1e-5)
         assert record.L_D == pytest.approx(L_real.item() - k_t * L_fake_D.item(), rel=1e-5)
         k_t = min(max(k_t + 0.3 * (0.6 * L_real.item() - L_fake_D.item()), 0.0), 1.0)
         assert record.k_t == pytest.approx(k_t, abs=1e-6)

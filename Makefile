@@ -1,0 +1,45 @@
+# make repro · make test · make lint · make bench · make experiments · make ui
+# Each first builds .venv with pip, if that is missing or older than pyproject.toml or constraints.txt.
+# Another Python than the first that is new enough: make PYTHON=/path/to/python3.12 repro
+
+VENV := .venv
+READY := $(VENV)/.ready
+PYTHON = $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+# DVC's stages run whatever `python` comes first.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: repro test lint bench experiments ui
+
+repro: $(READY)
+	@dvc repro
+	@echo "Report: data/report/index.html"
+
+test: $(READY)
+	@python -m pytest
+
+lint: $(READY)
+	@ruff check
+	@mypy
+
+bench: $(READY)
+	@for name in train_step preprocess logging; do echo "benchmarks/$$name.py"; python -m benchmarks.$$name || exit 1; done
+
+experiments: $(READY)
+	@dvc exp show --only-changed --no-pager --drop '.*/|images|Created|Executor|num_|kid_|reconstruction_|.*_baseline'
+
+ui: $(READY)
+	@began ui
+
+# Without the last line an interrupted build is begun again from nothing.
+$(READY): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make: Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "make: $(PYTHON) has no venv module: install the package python3-venv" >&2; exit 1; }
+	@echo "Building $(VENV) with $(PYTHON) from pyproject.toml and constraints.txt (1.6 GB, a few minutes)"
+	@test -e $(READY) || "$(PYTHON)" -m venv --clear $(VENV)
+	@rm -f $(READY)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)

@@ -1,0 +1,244 @@
+"""Records → MLflow. The only user of mlflow.
+
+MLFLOW_TRACKING_URI names the store; without it everything goes to `mlflow.db` and `mlartifacts/` in the main
+repository, also from the temporary copies that DVC's experiments run in. Nothing here stops a run: what cannot be
+recorded costs one line on standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.workspace import main_root
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "began"
+SECONDS_BETWEEN_BATCHES = 5.0
+SECONDS_BETWEEN_ATTEMPTS = 60.0  # after a failure, so that a server that is gone does not hold up the training
+MOST_METRICS_PER_BATCH = 1000  # MLflow's limit
+
+
+class Run:
+    """One MLflow run, or nothing where there is no store. No method raises; the first failure is told in one line."""
+
+    def __init__(self, client: MlflowClient | None, run_id: str) -> None:
+        self.run_id = run_id
+        self._client = client
+        self._metrics: list[Any] = []
+        self._next_batch = time.monotonic() + SECONDS_BETWEEN_BATCHES
+        self._warned = False
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Records `values` at `step`. They reach the store every few seconds, in one transaction."""
+        if self._client is None:
+            return
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        self._metrics += [Metric(name, float(value), now, step) for name, value in values.items()]
+        if time.monotonic() >= self._next_batch:
+            self._flush()
+
+    def log_picture(self, path: Path, folder: str) -> None:
+        """Copies the picture to the run's artifact `folder`."""
+        self._attempt(lambda client: client.log_artifact(self.run_id, str(path), folder))
+
+    def log_file(self, path: Path) -> None:
+        """Copies the file to the run's artifacts."""
+        self._attempt(lambda client: client.log_artifact(self.run_id, str(path)))
+
+    def set_tag(self, name: str, value: str) -> None:
+        """Tags the run; `model_digest` is the tag by which evaluate finds it."""
+        self._attempt(lambda client: client.set_tag(self.run_id, name, value))
+
+    def end(self, status: str) -> None:
+        """Writes what is buffered and closes the run as FINISHED, FAILED or KILLED."""
+        self._flush()
+        self._attempt(lambda client: client.set_terminated(self.run_id, status))
+
+    def _flush(self) -> None:
+        wait = SECONDS_BETWEEN_BATCHES
+        while self._metrics:
+            if not self._attempt(self._record_batch):
+                wait = SECONDS_BETWEEN_ATTEMPTS
+                break
+        self._next_batch = time.monotonic() + wait
+
+    def _record_batch(self, client: MlflowClient) -> None:
+        batch = self._metrics[:MOST_METRICS_PER_BATCH]
+        client.log_batch(self.run_id, metrics=batch)
+        del self._metrics[: len(batch)]
+
+    def _attempt(self, record: Callable[[MlflowClient], object]) -> bool:
+        if self._client is None:
+            return True
+        try:
+            record(self._client)
+        except Exception as error:  # whatever a store or a server throws: the run is worth more than its record
+            if not self._warned:
+                _say(f"MLflow misses a part of this run: {_one_line(error)}")
+                self._warned = True
+            return False
+        return True
+
+
+@contextmanager
+def start_run(params: Mapping[str, object], data: Mapping[str, object]) -> Iterator[Run]:
+    """A new run of the experiment `began` with `params` (dotted names) and tags; `data` says what it is trained on.
+
+    `data["source"]` becomes the tag `source`, its other entries `data.…`. The run ends FINISHED, after an exception
+    FAILED, after Ctrl-C KILLED.
+    """
+    run = _new_run(params, data)
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        run.end(status)
+
+
+def log_report(model_digest: str, numbers: Mapping[str, float], report: Path) -> str | None:
+    """Adds `numbers` and the folder `report` to the run that trained the model; returns the run's id, None without one.
+
+    A model that DVC restored from its cache may have no run in this store.
+    """
+    try:
+        client, experiment = _open_store()
+        found = _find_run(client, experiment, model_digest)
+        if found is None:
+            _say("MLflow: no run has trained this model here (it comes from DVC's cache); the report is not added")
+            return None
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        client.log_batch(found, metrics=[Metric(name, float(value), now, 0) for name, value in numbers.items()])
+        client.log_artifacts(found, str(report), "report")
+    except Exception as error:
+        _say(f"MLflow: the report is not added: {_one_line(error)}")
+        return None
+    return found
+
+
+def read_curve(model_digest: str) -> list[dict[str, float]] | None:
+    """The curve of the run that trained the model, one row per step with the names of history.csv; None without one."""
+    try:
+        client, experiment = _open_store()
+        found = _find_run(client, experiment, model_digest)
+        if found is None:
+            return None
+        from began.training import CURVE
+
+        rows: dict[int, dict[str, float]] = {}
+        for name in CURVE[1:]:
+            for point in client.get_metric_history(found, name):
+                rows.setdefault(point.step, {"step": point.step})[name] = point.value
+    except Exception as error:
+        _say(f"MLflow: no curve is read: {_one_line(error)}")
+        return None
+    return [rows[step] for step in sorted(rows)]
+
+
+def store_uri() -> str:
+    """MLFLOW_TRACKING_URI, or else the SQLite store in the main repository."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_root() / 'mlflow.db'}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether the store is a server's, which then decides where artifacts go."""
+    return not uri.startswith(("sqlite:", "file:", "/", "."))
+
+
+def create_store() -> None:
+    """Makes the store and its experiment if they are missing. ValueError naming the store when that fails."""
+    try:
+        _open_store()
+    except Exception as error:
+        raise ValueError(f"{store_uri()}: MLflow's store cannot be opened: {_one_line(error)}") from None
+
+
+def _open_store() -> tuple[MlflowClient, str]:
+    """A client, and the id of the experiment `began`, made on first use."""
+    # One line of ours is enough when a server is gone; MLflow's own patience is minutes.
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+    from filelock import FileLock
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    uri = store_uri()
+    root = main_root()
+    lock = root / ".began" / "mlflow.lock"
+    lock.parent.mkdir(exist_ok=True)
+    with FileLock(lock):  # two processes that create one SQLite store at once crash
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return client, experiment.experiment_id
+        # Fixed once and for all runs: never inside a temporary copy, which DVC deletes.
+        artifacts = None if is_server(uri) else (root / "mlartifacts").as_uri()
+        return client, client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+
+
+def _new_run(params: Mapping[str, object], data: Mapping[str, object]) -> Run:
+    try:
+        client, experiment = _open_store()
+        from mlflow.entities import Param
+
+        name = os.environ.get("DVC_EXP_NAME")
+        tags = {f"data.{key}" if key != "source" else key: str(value) for key, value in data.items()}
+        tags |= {"dvc.exp_name": name} if name else {}
+        tags |= {"git.commit": commit} if (commit := _git_commit()) else {}
+        run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    except Exception as error:
+        _say(f"MLflow: this run is not recorded: {_one_line(error)}")
+        return Run(None, "")
+    return Run(client, run_id)
+
+
+def _find_run(client: MlflowClient, experiment: str, model_digest: str) -> str | None:
+    runs = client.search_runs(
+        [experiment], f"tags.model_digest = '{model_digest}'", max_results=1, order_by=["attributes.start_time DESC"]
+    )
+    return runs[0].info.run_id if runs else None
+
+
+def _git_commit() -> str | None:
+    """The commit an experiment starts from, else the checked-out one."""
+    if revision := os.environ.get("DVC_EXP_BASELINE_REV"):
+        return revision
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,92 @@
+"""`began ui`: MLflow's pages of the runs recorded here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+HOST = "127.0.0.1"
+SECONDS_TO_END = 10.0
+
+
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The pages' port on this machine.")] = 5000,
+) -> None:
+    """Show the runs in MLflow's pages, on this machine only, until Ctrl-C.
+
+    Example: began ui --port 5001
+    """
+    from pipeline.tracking import create_store, is_server, store_uri
+    from pipeline.workspace import main_root
+
+    uri = store_uri()
+    if is_server(uri):
+        print(f"MLFLOW_TRACKING_URI names a server, which has its own pages: {uri}")
+        return
+    if _answers(port):
+        raise ValueError(f"--port {port}: is taken; choose another one")
+    print("Starting MLflow …", flush=True)
+    create_store()
+    log = main_root() / ".began" / "mlflow-ui.log"
+    endings: list[int] = []
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, lambda kind, frame: endings.append(kind))
+    with log.open("w") as output:
+        # In a process group of its own, so that its workers end with it.
+        server = subprocess.Popen(
+            _command(uri, port), env=_environment(), stdout=output, stderr=output, start_new_session=True
+        )
+    address = f"http://{HOST}:{port}"
+    try:
+        while server.poll() is None and not endings:
+            if address and _answers(port):
+                print(f"{address} until Ctrl-C", flush=True)
+                address = ""
+            time.sleep(0.1)
+    finally:
+        _end(server)
+    if not endings:
+        raise ValueError(f"MLflow's server ended by itself with exit code {server.returncode}: see {log}")
+
+
+def _command(uri: str, port: int) -> list[str]:
+    """MLflow's server with one worker."""
+    arguments = ["--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    """Without the job runner, a dozen processes that only MLflow's evaluation of language models needs."""
+    return {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex((HOST, port)) == 0
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """Ends the server and its workers, the patient way first."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, kind)
+        except ProcessLookupError:
+            return
+        try:
+            server.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run_stage
+
+    run_stage("ui")

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from began.files import replace_file, replace_folder, sha256
+
+
+def write(folder: Path) -> None:
+    (folder / "inner").mkdir()
+    (folder / "inner" / "a.txt").write_text("new")
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "missing" / "a.txt"
+    with replace_file(target) as temporary:
+        temporary.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_interrupted_file_leaves_the_old_one_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(error), replace_file(target) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_replacing_a_hard_link_leaves_the_other_name_alone(tmp_path: Path) -> None:
+    """DVC's outputs may be hard links into its cache."""
+    cached, target = tmp_path / "cached", tmp_path / "a.txt"
+    cached.write_text("old")
+    target.hardlink_to(cached)
+    with replace_file(target) as temporary:
+        temporary.write_text("new")
+    assert (cached.read_text(), target.read_text()) == ("old", "new")
+
+
+def test_a_folder_replaces_all_of_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "stale").touch()
+    with replace_folder(target) as temporary:
+        write(temporary)
+        assert (target / "stale").exists()
+    assert [path.relative_to(target).as_posix() for path in sorted(target.rglob("*"))] == ["inner", "inner/a.txt"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_interrupted_folder_leaves_the_old_one_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(error), replace_folder(target) as temporary:
+        write(temporary)
+        raise error
+    assert (target / "old").exists()
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path: Path) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder.mkdir()
+    file.touch()
+    with pytest.raises(ValueError, match="folder: is a folder, expected a file"), replace_file(folder):
+        pass
+    with pytest.raises(ValueError, match="file: is a file, expected a folder"), replace_folder(file):
+        pass
+
+
+def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 1000
+    (tmp_path / "a").write_bytes(content)
+    assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()

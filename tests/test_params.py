@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from began.params import load_params
+
+DEFAULT = Path(__file__).resolve().parent.parent / "params.yaml"
+DOCUMENT: dict[str, Any] = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
+
+
+def leaves(tree: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key)
+
+
+# The profiles have the same keys: one of them stands for all.
+KEYS = [path for path in leaves(DOCUMENT) if path[0] != "profiles" or path[1] == DOCUMENT["profile"]]
+
+
+def changed(path: tuple[str, ...], value: object, folder: Path) -> Path:
+    """params.yaml with one key set; `...` takes it away."""
+    tree = copy.deepcopy(DOCUMENT)
+    inner = tree
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    file = folder / "params.yaml"
+    file.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    return file
+
+
+def edited(old: str, new: str, folder: Path) -> Path:
+    """params.yaml with a piece of its text replaced."""
+    text = DEFAULT.read_text(encoding="utf-8")
+    assert old in text
+    file = folder / "params.yaml"
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    return file
+
+
+def message(file: Path) -> str:
+    with pytest.raises(ValueError) as caught:
+        load_params(file)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"{file}: ")
+    return text
+
+
+@pytest.mark.parametrize("profile", DOCUMENT["profiles"])
+def test_every_profile_of_the_shipped_file_is_valid(profile: str, tmp_path: Path) -> None:
+    assert load_params(changed(("profile",), profile, tmp_path)).profile == profile
+
+
+@pytest.mark.parametrize("path", KEYS, ids=".".join)
+def test_a_missing_key_is_named(path: tuple[str, ...], tmp_path: Path) -> None:
+    assert path[-1] in message(changed(path, ..., tmp_path))
+
+
+@pytest.mark.parametrize("path", KEYS, ids=".".join)
+def test_a_wrong_type_names_the_key(path: tuple[str, ...], tmp_path: Path) -> None:
+    text = message(changed(path, [1], tmp_path))
+    assert ".".join(path) in text
+    assert "[1]" in text
+
+
+@pytest.mark.parametrize("path", [("gama",), ("download", "sorce"), ("profiles", "paper64", "train", "batchsize")])
+def test_an_unknown_key_is_named(path: tuple[str, ...], tmp_path: Path) -> None:
+    assert f"{'.'.join(path)}: unknown key" in message(changed(path, 1, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("gamma",), 0),
+        (("gamma",), 1.1),
+        (("gamma",), float("nan")),
+        (("gamma",), "0.7"),
+        (("gamma",), True),
+        (("lambda_k",), -0.1),
+        (("lambda_k",), float("inf")),
+        (("seed",), -1),
+        (("seed",), 2**63),
+        (("seed",), 1.5),
+        (("download", "source"), "imagenet"),
+        (("download", "num_images"), 0),
+        (("download", "num_images"), 1e3),
+        (("download", "sha256"), "abc"),
+        (("profiles", "quick", "preprocess", "image_size"), 48),
+        (("profiles", "quick", "preprocess", "image_size"), 16),
+        (("profiles", "quick", "preprocess", "image_size"), 0),
+        (("profiles", "quick", "preprocess", "image_size"), -32),
+        (("profiles", "quick", "preprocess", "image_size"), 96),
+        (("profiles", "quick", "preprocess", "crop"), "center"),
+        (("profiles", "quick", "preprocess", "max_images"), 0),
+        (("profiles", "quick", "preprocess", "max_rejected"), 1.5),
+        (("profiles", "quick", "preprocess", "held_out"), 0),
+        (("profiles", "quick", "preprocess", "held_out"), 1),
+        (("profiles", "quick", "train", "eta"), 3),
+        (("profiles", "quick", "train", "batch_size"), 0),
+        (("profiles", "quick", "train", "num_steps"), -1),
+        (("profiles", "quick", "train", "learning_rate"), 0),
+        (("profiles", "quick", "train", "beta_2"), 1.0),
+        (("profiles", "quick", "train", "learning_rate_decay"), "step"),
+        (("profiles", "quick", "train", "precision"), "float16"),
+        (("profiles", "quick", "evaluate", "num_samples"), 1),
+        (("profile",), "quik"),
+        (("profile",), 1),
+    ],
+    ids=str,
+)
+def test_a_value_out_of_range_names_key_value_and_expectation(
+    path: tuple[str, ...], value: object, tmp_path: Path
+) -> None:
+    text = message(changed(path, value, tmp_path))
+    assert ".".join(path) in text
+    assert repr(value) in text
+    assert "expected" in text or "should" in text
+
+
+def test_a_floor_above_the_learning_rate_is_refused(tmp_path: Path) -> None:
+    text = message(changed(("profiles", "quick", "train", "learning_rate_floor"), 0.5, tmp_path))
+    assert "learning_rate_floor" in text
+    assert "0.5" in text
+
+
+def test_an_inactive_profile_is_checked_too(tmp_path: Path) -> None:
+    text = message(changed(("profiles", "paper128", "train", "N_h"), 0, tmp_path))
+    assert "profiles.paper128.train.N_h" in text
+
+
+@pytest.mark.parametrize("written", ["1e-4", "1E-4", "1.e-4", "0.0001", "1.0e-4"])
+def test_every_spelling_of_a_float_is_a_number(written: str, tmp_path: Path) -> None:
+    params = load_params(edited("learning_rate: 4.0e-4", f"learning_rate: {written}", tmp_path))
+    assert params.train.learning_rate == 1e-4
+
+
+def test_an_integer_is_a_float_where_one_is_expected(tmp_path: Path) -> None:
+    assert load_params(changed(("gamma",), 1, tmp_path)).gamma == 1.0
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    assert "'gamma' stands twice" in message(edited("seed: 0", "gamma: 0.5\nseed: 0", tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"gamma", b"gamma: [", b"\xff\xfe\x00", b"profiles: 1", b"profile: a\nprofiles: {a: 1}", b"{[1]: 2}"],
+    ids=repr,
+)
+def test_what_is_no_settings_file_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_bytes(content)
+    message(file)
+
+
+def test_deep_nesting_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("[" * 100_000)
+    message(file)
+
+
+def test_python_objects_in_yaml_are_refused(tmp_path: Path) -> None:
+    message(edited("seed: 0", "seed: !!python/object/apply:os.getpid []", tmp_path))
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    assert "no such file" in message(tmp_path / "absent.yaml")
+    message(tmp_path)
+
+
+def test_settings_cannot_be_changed() -> None:
+    params = load_params(DEFAULT)
+    with pytest.raises(ValueError, match="frozen"):
+        params.train.num_steps = 1  # type: ignore[misc]
+
+
+def test_flat_names_are_those_of_the_file_without_the_profile() -> None:
+    flat = load_params(DEFAULT).flat()
+    expected = {".".join(path[2:] if path[0] == "profiles" else path) for path in KEYS}
+    assert flat.keys() == expected
+    assert flat["train.learning_rate"] == DOCUMENT["profiles"]["quick"]["train"]["learning_rate"]
+    assert flat["gamma"] == DOCUMENT["gamma"]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import os
+import pty
+import sys
+from collections.abc import Generator
+
+import pytest
+
+from began.progress import Progress
+from pipeline import progress
+from pipeline.progress import follow
+
+
+def work(total: int | None) -> Generator[Progress, None, str]:
+    for done in (0, 50, 100):
+        yield Progress(done, total, "steps", f"note {done}")
+    return "result"
+
+
+def test_follow_returns_what_the_work_returns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert follow(work(100), "train") == "result"
+
+
+def test_without_a_terminal_the_last_state_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+    follow(work(100), "train")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("train: 100 of 100 steps · ")
+    assert err.endswith("note 100\n")
+    assert "\x1b" not in err
+
+
+def test_without_a_terminal_lines_come_every_few_seconds_with_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    follow(work(200), "train")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    assert "steps/s" in lines[-1]
+    assert "left" in lines[-1]
+
+
+def test_an_unknown_total_shows_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    follow(work(None), "download")
+    err = capsys.readouterr().err
+    assert "left" not in err
+    assert " of " not in err
+
+
+def test_bytes_have_units(capsys: pytest.CaptureFixture[str]) -> None:
+    def download() -> Generator[Progress, None, None]:
+        yield Progress(0, 2_500_000, "bytes")
+        yield Progress(1_500_000, 2_500_000, "bytes")
+
+    follow(download(), "download")
+    assert "1.5 MB of 2.5 MB" in capsys.readouterr().err
+
+
+def test_an_error_in_the_work_goes_through(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> Generator[Progress, None, None]:
+        yield Progress(1, 2)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        follow(broken(), "train")
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        follow(work(100), "train")
+        shown = os.read(master, 65536).decode()
+    os.close(master)
+    assert "100 of 100 steps" in shown
+    assert "━" in shown
