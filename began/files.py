@@ -30,11 +30,15 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """Yields a new empty folder beside `path`; on success it takes the place of `path`, on error it is removed."""
+    """Yields a new empty folder beside `path`; on success it takes the place of `path`, on error it is removed.
+
+    The older folder is renamed aside first, so that at no moment half of it lies under `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: is a file, expected a folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    older = path.with_name(f".{path.name}.{os.getpid()}.older.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -43,10 +47,16 @@ def replace_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 _flush(file)
         if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+            path.rename(older)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            if older.exists() and not path.exists():
+                older.rename(path)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(older, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

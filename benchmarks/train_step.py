@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from began.devices import resolve_device, resolve_precision
 from began.networks import Discriminator, Generator
 from began.params import load_params
-from began.training import Players, Training, resolve_device, resolve_precision
+from began.training import Players, Training
 from benchmarks.report import FOLDER, Row, write
 from benchmarks.textbook import TextbookTraining
 

@@ -25,9 +25,10 @@ def download(
 
     settings = load_params(params).download
 
+    from began.card import CARD_NAME, write_card
     from began.files import replace_file
     from began.parallel import num_cores
-    from began.sources import CARD_NAME, fetch, write_card
+    from began.sources import fetch
     from pipeline.progress import follow
     from pipeline.workspace import downloads_folder
 

@@ -46,9 +46,9 @@ def evaluate(
     settings = load_params(params)
 
     from began.checkpoint import read_model
+    from began.devices import resolve_device
     from began.files import replace_folder
     from began.hdf5 import open_images
-    from began.training import resolve_device
     from pipeline import tracking
     from pipeline.plots import read_history
     from pipeline.report import render

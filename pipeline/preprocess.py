@@ -191,8 +191,8 @@ def _in_row_order(images: ImageArchive) -> array[int]:
 
 def _source(archive: Path) -> dict[str, str]:
     """What the card beside `archive` says of it: source, licence, credit. A card of another archive says nothing."""
+    from began.card import CARD_NAME, read_card
     from began.files import sha256
-    from began.sources import CARD_NAME, read_card
 
     card_path = archive.with_name(CARD_NAME)
     if card_path.exists():

@@ -33,7 +33,7 @@ class ProgressBar:
         if sys.stderr.isatty():
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=28),
+                BarColumn(bar_width=12),
                 TextColumn("{task.fields[state]}", markup=False),
                 console=Console(stderr=True),
             )
@@ -58,22 +58,27 @@ class ProgressBar:
             self._first_done = progress.done
         self._latest = progress
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=progress.done, total=progress.total, state=self._describe(progress))
+            # Short, so that 80 columns hold bar, rate, time left and note.
+            how_far = f"{progress.done / progress.total:.0%}" if progress.total else self._count(progress)
+            state = self._describe(progress, how_far)
+            self._bar.update(self._task, completed=progress.done, total=progress.total, state=state)
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._print(progress)
 
     def _print(self, progress: Progress) -> None:
         self._last_line = time.monotonic()
-        print(f"{self._title}: {self._describe(progress)}", file=sys.stderr, flush=True)
+        print(f"{self._title}: {self._describe(progress, self._count(progress))}", file=sys.stderr, flush=True)
 
-    def _describe(self, progress: Progress) -> str:
+    def _count(self, progress: Progress) -> str:
+        if progress.total is None:
+            return _amount(progress.done, progress.unit)
+        done = _amount(progress.done, progress.unit).removesuffix(f" {progress.unit}")
+        return f"{done} of {_amount(progress.total, progress.unit)}"
+
+    def _describe(self, progress: Progress, how_far: str) -> str:
         elapsed = max(time.monotonic() - self._start, 1e-9)
         rate = (progress.done - (self._first_done or 0)) / elapsed
-        parts = [_amount(progress.done, progress.unit)]
-        if progress.total is not None:
-            done = _amount(progress.done, progress.unit).removesuffix(f" {progress.unit}")
-            parts = [f"{done} of {_amount(progress.total, progress.unit)}"]
-        parts.append(f"{_amount(rate, progress.unit)}/s")
+        parts = [how_far, f"{_amount(rate, progress.unit)}/s"]
         if progress.total is not None and rate > 0 and progress.done < progress.total:
             parts.append(f"{_duration((progress.total - progress.done) / rate)} left")
         else:

@@ -34,10 +34,10 @@ def sample(
     import numpy as np
 
     from began.checkpoint import read_generator
+    from began.devices import resolve_device
     from began.files import replace_file, replace_folder
     from began.images import grid, png_bytes, write_png
     from began.sampling import draw_z, generate
-    from began.training import resolve_device
 
     G = read_generator(model).to(resolve_device(device))
     batches = generate(G, draw_z(num, G.project.in_features, seed))

@@ -133,25 +133,6 @@ def log_report(model_digest: str, numbers: Mapping[str, float], report: Path) ->
     return found
 
 
-def read_curve(model_digest: str) -> list[dict[str, float]] | None:
-    """The curve of the run that trained the model, one row per step with the names of history.csv; None without one."""
-    try:
-        client, experiment = _open_store()
-        found = _find_run(client, experiment, model_digest)
-        if found is None:
-            return None
-        from began.training import CURVE
-
-        rows: dict[int, dict[str, float]] = {}
-        for name in CURVE[1:]:
-            for point in client.get_metric_history(found, name):
-                rows.setdefault(point.step, {"step": point.step})[name] = point.value
-    except Exception as error:
-        _say(f"MLflow: no curve is read: {_one_line(error)}")
-        return None
-    return [rows[step] for step in sorted(rows)]
-
-
 def store_uri() -> str:
     """MLFLOW_TRACKING_URI, or else the SQLite store in the main repository."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_root() / 'mlflow.db'}"

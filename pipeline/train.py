@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,12 +34,16 @@ def train(
     from began.params import load_params
 
     settings = load_params(params)
+    # Threads that wait for one another spin for milliseconds by default. With anything else on the machine, a second
+    # experiment say, that made training ten times slower; so short a spin costs nothing. Read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
     from began.checkpoint import write_model
+    from began.devices import resolve_device
     from began.files import replace_folder
     from began.hdf5 import open_images
     from began.progress import Progress
-    from began.training import Training, resolve_device, train
+    from began.training import Training, train
     from pipeline import tracking
     from pipeline.progress import ProgressBar
 
@@ -49,7 +54,7 @@ def train(
             f"(profiles.{settings.profile}.preprocess.image_size)"
         )
     training = Training(settings, file.image_size, resolve_device(device))
-    num_steps = settings.train.num_steps
+    num_steps, batch_size = settings.train.num_steps, settings.train.batch_size
     record_every = max(1, min(num_steps // NUM_RECORDS, MOST_STEPS_A_RECORD))
     picture_steps = _picture_steps(num_steps, record_every)
     data = {
@@ -70,9 +75,9 @@ def train(
         run.log_picture(pictures.write_samples(0), "samples")
         for record in train(training, file.train, record_every):
             values = curve.append(record)
-            run.log(record.step, values)
-            note = f"M_global {record.M_global:.4f} · k_t {record.k_t:.3f} · {record.images_per_second:.0f} images/s"
-            bar.update(Progress(record.step, num_steps, "steps", note))
+            run.log(record.step, {name: value for name, value in values.items() if name != "step"})
+            note = f"M_global {record.M_global:.4f} · k_t {record.k_t:.3f}"
+            bar.update(Progress(record.step * batch_size, num_steps * batch_size, note=note))
             if record.step in picture_steps:
                 run.log_picture(pictures.write_samples(record.step), "samples")
                 run.log_picture(pictures.write_reconstructions(record.step), "reconstructions")

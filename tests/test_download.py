@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from began.card import read_card
 from began.files import sha256
-from began.sources import read_card
 from pipeline.workspace import downloads_folder
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,9 +17,9 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from began.card import read_card
 from began.hdf5 import open_images
 from began.images import read_png, write_png
-from began.sources import read_card
 
 TINY = {
     "preprocess": {"held_out": 0.4},

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from began.card import CARD_NAME, Card, write_card
 from began.hdf5 import open_images, verify_digest
 from began.images import decode_image
 from began.params import PreprocessParams
 from began.progress import Progress
-from began.sources import CARD_NAME, Card, write_card
 from pipeline.cli import main
 from pipeline.preprocess import REJECTS_NAME, preprocess, write_rows
 

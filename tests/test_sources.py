@@ -14,10 +14,11 @@ import pytest
 
 from began import sources
 from began.archives import ImageArchive
+from began.card import Card, read_card, write_card
 from began.files import sha256
 from began.params import DownloadParams
 from began.progress import Progress
-from began.sources import Card, avatars, read_card, write_card
+from began.sources import avatars
 
 T = TypeVar("T")
 

@@ -27,7 +27,8 @@ from test_sources import finish, image_members, settings
 
 from began import archives
 from began.archives import ImageArchive
-from began.sources import Card, celeba, transfer, url
+from began.card import Card
+from began.sources import celeba, transfer, url
 
 NO_PAUSES = (0.0, 0.0, 0.0)
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from began.devices import resolve_device, resolve_precision
 from began.equilibrium import scale_gradient
 from began.networks import Discriminator, Generator
 from began.params import Params, load_params
-from began.training import Players, Record, Training, resolve_device, resolve_precision, train
+from began.training import Players, Record, Training, train
 
 CPU = torch.device("cpu")
 

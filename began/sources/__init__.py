@@ -1,54 +1,13 @@
-"""Where images come from: one module per source, each with the same `fetch`; and the card beside an archive."""
+"""Where images come from: one module per source, each with the same `fetch`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from began.card import Card
 from began.params import DownloadParams
 from began.progress import Progress
-
-CARD_NAME = "card.json"
-
-
-@dataclass(frozen=True)
-class Card:
-    """What an archive of images is, and whom to thank for it.
-
-    `digest` is the archive's SHA-256. `attributes` maps a member's name to what is known of the image, e.g.
-    {"hairColor": "#a55728", …}; None where nothing is.
-    """
-
-    source: str
-    count: int
-    licence: str
-    credit: str
-    digest: str
-    attributes: dict[str, dict[str, str]] | None = None
-
-
-def write_card(card: Card, path: Path) -> None:
-    """Writes `card` as JSON: one line per entry at the top level, compact below it."""
-    lines = [f"{json.dumps(key)}: {_compact(value)}" for key, value in asdict(card).items()]
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-
-
-def read_card(path: Path) -> Card:
-    """Reads what `write_card` wrote; ValueError naming `path` when it is anything else."""
-    try:
-        card = Card(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: is not a card of images ({' '.join(str(error).split())})") from None
-    texts = (card.source, card.licence, card.credit, card.digest)
-    if not all(isinstance(text, str) for text in texts) or type(card.count) is not int:
-        raise ValueError(f"{path}: is not a card of images (source, licence, credit, digest: text; count: a number)")
-    if card.attributes is not None and not (
-        isinstance(card.attributes, dict) and all(isinstance(image, dict) for image in card.attributes.values())
-    ):
-        raise ValueError(f"{path}: is not a card of images (attributes: expected a mapping of names to mappings)")
-    return card
 
 
 def fetch(download: DownloadParams, archive: Path, downloads: Path, workers: int) -> Generator[Progress, None, Card]:
@@ -62,7 +21,3 @@ def fetch(download: DownloadParams, archive: Path, downloads: Path, workers: int
     sources = {"avatars": avatars, "orl": orl, "folder": folder, "url": url, "celeba": celeba}
     card: Card = yield from sources[download.source].fetch(download, archive, downloads, workers)
     return card
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

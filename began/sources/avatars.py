@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from began.archives import write_member
+from began.card import Card
 from began.files import sha256
 from began.parallel import ordered_map
 from began.params import DownloadParams
 from began.progress import Progress
-from began.sources import Card
 
 if TYPE_CHECKING:
     from dicebear import Style

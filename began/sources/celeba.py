@@ -6,9 +6,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 from began.archives import ImageArchive
+from began.card import Card
 from began.params import DownloadParams
 from began.progress import Progress
-from began.sources import Card
 from began.sources.transfer import PAUSES, TransferError, hashed, shown, transfer
 from began.sources.url import place
 

@@ -8,10 +8,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 from began.archives import MAX_MEMBER_BYTES, check_name, is_image_name, write_member
+from began.card import Card
 from began.files import sha256
 from began.params import DownloadParams
 from began.progress import Progress
-from began.sources import Card
 
 
 def fetch(download: DownloadParams, archive: Path, downloads: Path, workers: int) -> Generator[Progress, None, Card]:

@@ -11,10 +11,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 from began.archives import write_member
+from began.card import Card
 from began.files import sha256
 from began.params import DownloadParams
 from began.progress import Progress
-from began.sources import Card
 
 NUM_IMAGES = 400
 

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from began.archives import ImageArchive
+from began.card import Card
 from began.files import sha256
 from began.params import DownloadParams
 from began.progress import Progress
-from began.sources import Card
 from began.sources.tar import zip_from_tar
 from began.sources.transfer import PAUSES, hashed, shown, transfer
 
