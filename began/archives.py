@@ -48,8 +48,10 @@ def is_image_name(name: str) -> bool:
 def check_name(name: str, archive: Path) -> None:
     """Raises ValueError when a member's name is not a plain relative path with "/" between its parts."""
     drive = name[:1].isascii() and name[:1].isalpha() and name[1:2] == ":"
-    if not name or name.startswith("/") or ".." in name.split("/") or drive or "\\" in name or "\0" in name:
+    if not name or name.startswith("/") or ".." in name.split("/") or drive or "\0" in name:
         raise ValueError(f"{archive}: member {name!r} leaves the archive's folder; refused")
+    if "\\" in name:
+        raise ValueError(f"{archive}: member {name!r} has a backslash in its name; refused")
 
 
 def check_total(num_members: int, total_bytes: int, archive: Path, archive_bytes: int) -> None:

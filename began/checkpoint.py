@@ -6,18 +6,67 @@ import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from began import __version__
 from began.files import sha256
-from began.networks import Discriminator, Generator
+from began.networks import Discriminator, Generator, num_resolutions
 from began.params import Params
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class _Architecture(_Part):
+    model_config = ConfigDict(extra="forbid")  # they are the networks' arguments
+
+    image_size: int = Field(ge=32, le=1024)
+    n_filters: int = Field(ge=1, le=1024)
+    N_h: int = Field(ge=1, le=4096)
+    skip_connections: bool
+
+    @field_validator("image_size")
+    @classmethod
+    def _fits_the_networks(cls, image_size: int) -> int:
+        num_resolutions(image_size)
+        return image_size
+
+
+class _Data(_Part):
+    digest: str
+    source: str
+    num_train: int
+    image_size: int
+
+
+class _Description(_Part):
+    """What is relied upon in model.json; there may be more."""
+
+    format: Literal[1]
+    architecture: _Architecture
+    parameters: dict[str, bool | int | float | str | None]
+    step: int = Field(ge=0)
+    data: _Data
+    weights: dict[Literal["generator.safetensors", "discriminator.safetensors"], str] = Field(min_length=2)
+    device: str
+    precision: str
+    versions: dict[str, str]
+
+    @field_validator("parameters")
+    @classmethod
+    def _are_whole(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        if missing := {"gamma", "lambda_k", "seed", "profile", "train.eta", "train.batch_size"} - parameters.keys():
+            raise ValueError(f"{min(missing)} is missing")
+        return parameters
+
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -52,10 +101,12 @@ def write_model(
     data: dict[str, Any],
     device: str,
     precision: str,
+    commit: str | None,
 ) -> str:
     """Writes both weight files and model.json into the existing `folder`; returns `model_digest`.
 
-    data: what is known of the rows: digest, source, num_train, image_size, licence, credit.
+    data: what is known of the rows: digest, source, num_train, image_size, licence, credit. commit: of the code, where
+    git knows it.
     """
     tensors = _tensors(G) | {AVERAGED + name: tensor for name, tensor in _tensors(G_ema).items()}
     save_file(tensors, folder / GENERATOR)
@@ -76,6 +127,7 @@ def write_model(
         "device": device,
         "precision": precision,
         "num_threads": torch.get_num_threads(),
+        "commit": commit,
         "versions": {
             "began": __version__,
             "python": platform.python_version(),
@@ -129,24 +181,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a model folder is made by `began train` or `dvc repro`")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        known = description["format"]
-        sizes = description["architecture"]
-        well_formed = (
-            {key: type(value) for key, value in sizes.items()}
-            == {"image_size": int, "n_filters": int, "N_h": int, "skip_connections": bool}
-            and set(description["weights"]) == {GENERATOR, DISCRIMINATOR}
-            and isinstance(description["parameters"], dict)
-            and isinstance(description["data"], dict)
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _Description.model_validate(description)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"{path}: {key}: is not what a model's description has: {problem['msg']}") from None
+    except (OSError, ValueError, RecursionError):
         raise ValueError(f"{path}: is not the description of a model") from None
-    if known != FORMAT:
-        raise ValueError(f"{path}: format: {known!r}, expected {FORMAT}")
-    if not well_formed:
-        raise ValueError(f"{path}: is not the description of a model")
-    result: dict[str, Any] = description
-    return result
+    return description
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -20,6 +20,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the CUDA device with its card's name."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def resolve_precision(precision: str, device: torch.device) -> str:
     """`auto` → bfloat16 where the processor multiplies matrices in it natively, else float32."""
     if precision != "auto":

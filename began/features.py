@@ -6,7 +6,6 @@ A network is a function from a batch of images to a batch of features; another o
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from began.files import sha256
+from began.parallel import num_cores
 from began.progress import Progress
 
 Network = Callable[[np.ndarray], np.ndarray]
@@ -50,7 +50,7 @@ def load_face_network() -> Network:
     del model.graph.output[:]
     model.graph.output.append(output)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
+    options.intra_op_num_threads = num_cores()
     options.log_severity_level = 3  # the pruned classifier is no news
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     mean = torch.tensor(FACE_MEAN).reshape(1, 3, 1, 1)

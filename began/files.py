@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -19,6 +20,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, expected a file")
+    _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
@@ -37,6 +39,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: is a file, expected a folder")
+    _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     older = path.with_name(f".{path.name}.{os.getpid()}.older.part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -63,6 +66,32 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what processes that were killed left beside `path`; never what a living one is writing."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})(\.older)?\.part")
+    for left in path.parent.iterdir():
+        match = name.fullmatch(left.name)
+        if match is None or _is_alive(int(match[1])):
+            continue
+        with suppress(OSError):  # another process may be faster
+            if match[2] and not path.exists():
+                left.rename(path)  # killed between the two renames of replace_folder
+            elif left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:

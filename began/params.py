@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -24,6 +25,16 @@ class DownloadParams(_Settings):
     sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
     accept_celeba_licence: bool
     celeba_zip: str | None
+
+    @field_validator("url")
+    @classmethod
+    def _is_well_formed(cls, url: str | None) -> str | None:
+        try:
+            urlsplit(url or "").port  # noqa: B018  # reading it checks it
+        except ValueError:
+            # Its words may hold the password.
+            raise ValueError("is malformed, expected http://, https:// or file:///") from None
+        return url
 
 
 class PreprocessParams(_Settings):
@@ -90,14 +101,25 @@ class Params(_Settings):
     evaluate: EvaluateParams
 
     def flat(self) -> dict[str, int | float | bool | str | None]:
-        """Dotted name → value, the names MLflow and `model.json` use, e.g. `train.learning_rate`."""
+        """Dotted name → value, the names MLflow and `model.json` use, e.g. `train.learning_rate`.
+
+        Both may be published: `download.url` is there as `shown_url` has it.
+        """
         flat: dict[str, int | float | bool | str | None] = {}
         for key, value in self.model_dump().items():
             if isinstance(value, dict):
                 flat |= {f"{key}.{name}": inner for name, inner in value.items()}
             else:
                 flat[key] = value
+        if self.download.url is not None:
+            flat["download.url"] = shown_url(self.download.url)
         return flat
+
+
+def shown_url(url: str) -> str:
+    """`url` for people to read: without user and password, and without the query, which may hold a key."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
 def load_params(path: Path) -> Params:
@@ -158,7 +180,8 @@ def _first_line(error: ValidationError, profile: str, sections: dict[str, Any]) 
             expectation = str(problem["ctx"]["error"])
         case _:
             expectation = re.sub(r"^Input should be ", "expected ", problem["msg"])
-    shown = "" if isinstance(problem["input"], (dict, BaseModel)) else f"{problem['input']!r}, "
+    secret = key == "download.url" and isinstance(problem["input"], str)  # it may hold a password
+    shown = "" if secret or isinstance(problem["input"], (dict, BaseModel)) else f"{problem['input']!r}, "
     return f"{key}: {shown}{expectation}"
 
 

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from began.batches import output_to_pixels, pixels_to_input
 from began.networks import Discriminator, Generator, uniform_z
+from began.seeds import derive_seed
 
 Pixels = NDArray[np.uint8]
 
 
 def draw_z(num: int, N_h: int, seed: int) -> Tensor:
     """z (num, N_h), uniform in [−1, 1]: the same for the same seed; the first rows do not depend on `num`."""
-    return uniform_z(num, N_h, torch.Generator().manual_seed(seed))
+    return uniform_z(num, N_h, torch.Generator().manual_seed(derive_seed(seed, "samples")))
 
 
 @torch.no_grad()

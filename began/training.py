@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -18,6 +17,7 @@ from began.batches import Batches
 from began.devices import resolve_precision
 from began.networks import Discriminator, Generator, uniform_z
 from began.params import Params
+from began.seeds import derive_seed
 
 CURVE = ("step", "M_global", "L_real", "L_fake", "L_D", "L_G", "k_t", "learning_rate", "images_per_second")
 
@@ -81,13 +81,13 @@ class Training:
         self.device = device
         self.precision = resolve_precision(params.train.precision, device)
         train = params.train
-        torch.manual_seed(params.seed)
+        torch.manual_seed(derive_seed(params.seed, "weights"))
         architecture = (image_size, train.n_filters, train.N_h, train.skip_connections)
         G = Generator(*architecture)
         D = Discriminator(*architecture)
         self.players = Players(G, D, train.eta).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.G_ema = copy.deepcopy(self.players.G).requires_grad_(False)
-        self.z_generator = torch.Generator(device).manual_seed(params.seed)
+        self.z_generator = torch.Generator(device).manual_seed(derive_seed(params.seed, "training z"))
         self.learning_rate = torch.tensor(train.learning_rate, device=device)
         self.optimizer = torch.optim.Adam(
             self.players.parameters(), lr=self.learning_rate, betas=(train.beta_1, train.beta_2), fused=True
@@ -162,13 +162,12 @@ class Training:
         )
 
 
-def train(training: Training, rows: NDArray[np.uint8], record_every: int) -> Iterator[Record]:
-    """Trains to `params.train.num_steps` on rows (N, S, S, 3) uint8; yields every `record_every` steps and at the end.
+def train(training: Training, batches: Batches, record_every: int) -> Iterator[Record]:
+    """Trains to `params.train.num_steps`; yields every `record_every` steps and at the end.
 
     Raises ValueError when a loss is no longer finite, at the record that shows it.
     """
     settings = training.params.train
-    batches = Batches(rows, settings.batch_size, training.params.seed, training.device)
     last_step, last_time = training.num_done, time.perf_counter()
     while training.num_done < settings.num_steps:
         training.step(batches[training.num_done])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -46,13 +51,39 @@ def began(
 def main(arguments: list[str] | None = None) -> None:
     """Runs `began ARGUMENTS`. What a user gave wrong ends with one line on standard error and exit code 2."""
     try:
-        app(arguments, prog_name="began")
+        with _sigterm_unwinds():
+            app(arguments, prog_name="began")
     except (ValueError, OSError) as error:
         print(f"began: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("began: interrupted", file=sys.stderr)
         sys.exit(130)
+    except _Terminated:
+        print("began: terminated", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+
+
+class _Terminated(BaseException):
+    """SIGTERM. No KeyboardInterrupt: Typer takes that for Ctrl-C."""
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM raises _Terminated inside, so that half-written outputs are removed and MLflow's run is ended."""
+    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
+        yield
+        return
+    older = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, older)
+
+
+def _terminate(kind: int, frame: FrameType | None) -> None:
+    signal.signal(kind, signal.SIG_IGN)  # a second one would cut the clearing up short
+    raise _Terminated
 
 
 def run_stage(name: str) -> None:

@@ -32,6 +32,8 @@ def download(
     from pipeline.progress import follow
     from pipeline.workspace import downloads_folder
 
+    if archive.is_dir():
+        raise ValueError(f"{archive}: is a folder, expected the name of a zip to write")
     if archive.name == CARD_NAME:
         raise ValueError(f"{archive}: is the name of the card, expected another one for the archive")
     with replace_file(archive.with_name(CARD_NAME)) as card_path, replace_file(archive) as archive_path:

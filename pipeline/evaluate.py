@@ -226,7 +226,8 @@ def _draw(folder: Path, trained: Model, file: ImageFile, history: History, seed:
         part = originals[start : start + COLUMNS]
         blank = np.full((COLUMNS - len(part), *part.shape[1:]), 255, dtype=np.uint8)
         rows += [part, blank, reconstruct(trained.D, part), blank]
-    thumbnails = {int(path.stem): tiles(read_png(path), size) for path in (trained.folder / "samples").glob("*.png")}
+    watched = [path for path in (trained.folder / "samples").glob("*.png") if path.stem.isdecimal()]
+    thumbnails = {int(path.stem): tiles(read_png(path), size) for path in watched}
     steps = f"{trained.description['step']:,}"
     pictures = [
         grid_picture(

@@ -49,6 +49,8 @@ def preprocess(
     settings = load_params(params).preprocess
     if not archive.exists():
         raise ValueError(f"{archive}: no such file; `began download` makes it")
+    if archive.is_dir():
+        raise ValueError(f"{archive}: is a folder, expected a zip")
     start = time.monotonic()
     attributes = _source(archive)
     crop = settings.crop

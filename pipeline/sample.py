@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+MOST = 1_000_000  # 3 GB as an array at 32×32; another seed gives the next million
+
 
 def sample(
-    num: Annotated[int, typer.Option(min=1, help="How many faces.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of z: the same seed gives the same pixels.")] = 0,
+    num: Annotated[int, typer.Option(min=1, max=MOST, help="How many faces.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of z: the same seed gives the same pixels.")] = 0,
     out: Annotated[Path, typer.Option(help=".png: one grid; .npz: an array; no suffix: a folder of PNGs.")] = Path(
         "samples.png"
     ),

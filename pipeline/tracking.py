@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.workspace import main_root
+from pipeline.workspace import git_commit, main_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,13 +28,18 @@ MOST_METRICS_PER_BATCH = 1000  # MLflow's limit
 
 
 class Run:
-    """One MLflow run, or nothing where there is no store. No method raises; the first failure is told in one line."""
+    """One MLflow run, or nothing where there is no store. No method raises; the first failure is told in one line.
+
+    After a failure nothing is tried for SECONDS_BETWEEN_ATTEMPTS, but `set_tag` and `end`: points of the curve wait,
+    pictures and files are left out.
+    """
 
     def __init__(self, client: MlflowClient | None, run_id: str) -> None:
         self.run_id = run_id
         self._client = client
         self._metrics: list[Any] = []
         self._next_batch = time.monotonic() + SECONDS_BETWEEN_BATCHES
+        self._next_attempt = 0.0
         self._warned = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -59,36 +63,37 @@ class Run:
 
     def set_tag(self, name: str, value: str) -> None:
         """Tags the run; `model_digest` is the tag by which evaluate finds it."""
-        self._attempt(lambda client: client.set_tag(self.run_id, name, value))
+        self._attempt(lambda client: client.set_tag(self.run_id, name, value), urgent=True)
 
     def end(self, status: str) -> None:
         """Writes what is buffered and closes the run as FINISHED, FAILED or KILLED."""
-        self._flush()
-        self._attempt(lambda client: client.set_terminated(self.run_id, status))
+        self._flush(urgent=True)
+        self._attempt(lambda client: client.set_terminated(self.run_id, status), urgent=True)
 
-    def _flush(self) -> None:
-        wait = SECONDS_BETWEEN_BATCHES
-        while self._metrics:
-            if not self._attempt(self._record_batch):
-                wait = SECONDS_BETWEEN_ATTEMPTS
-                break
-        self._next_batch = time.monotonic() + wait
+    def _flush(self, urgent: bool = False) -> None:
+        while self._metrics and self._attempt(self._record_batch, urgent):
+            pass
+        self._next_batch = time.monotonic() + SECONDS_BETWEEN_BATCHES
 
     def _record_batch(self, client: MlflowClient) -> None:
         batch = self._metrics[:MOST_METRICS_PER_BATCH]
         client.log_batch(self.run_id, metrics=batch)
         del self._metrics[: len(batch)]
 
-    def _attempt(self, record: Callable[[MlflowClient], object]) -> bool:
+    def _attempt(self, record: Callable[[MlflowClient], object], urgent: bool = False) -> bool:
         if self._client is None:
             return True
+        if time.monotonic() < self._next_attempt and not urgent:
+            return False
         try:
             record(self._client)
         except Exception as error:  # whatever a store or a server throws: the run is worth more than its record
             if not self._warned:
                 _say(f"MLflow misses a part of this run: {_one_line(error)}")
                 self._warned = True
+            self._next_attempt = time.monotonic() + SECONDS_BETWEEN_ATTEMPTS
             return False
+        self._next_attempt = 0.0
         return True
 
 
@@ -97,15 +102,15 @@ def start_run(params: Mapping[str, object], data: Mapping[str, object]) -> Itera
     """A new run of the experiment `began` with `params` (dotted names) and tags; `data` says what it is trained on.
 
     `data["source"]` becomes the tag `source`, its other entries `data.…`. The run ends FINISHED, after an exception
-    FAILED, after Ctrl-C KILLED.
+    FAILED, after Ctrl-C or SIGTERM KILLED.
     """
     run = _new_run(params, data)
-    status = "FAILED"
+    status = "KILLED"
     try:
         yield run
         status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
+    except (Exception, SystemExit):
+        status = "FAILED"
         raise
     finally:
         run.end(status)
@@ -134,13 +139,16 @@ def log_report(model_digest: str, numbers: Mapping[str, float], report: Path) ->
 
 
 def store_uri() -> str:
-    """MLFLOW_TRACKING_URI, or else the SQLite store in the main repository."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_root() / 'mlflow.db'}"
+    """MLFLOW_TRACKING_URI, or else the SQLite store `mlflow.db`; relative paths start at the main repository."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{main_root() / uri.removeprefix('sqlite:///')}"
+    return uri if ":" in uri or is_server(uri) else str(main_root() / uri)
 
 
 def is_server(uri: str) -> bool:
-    """Whether the store is a server's, which then decides where artifacts go."""
-    return not uri.startswith(("sqlite:", "file:", "/", "."))
+    """Whether the store is a server's, which has its own pages and decides where artifacts go."""
+    return uri.startswith(("http://", "https://", "databricks"))
 
 
 def create_store() -> None:
@@ -188,7 +196,7 @@ def _new_run(params: Mapping[str, object], data: Mapping[str, object]) -> Run:
         name = os.environ.get("DVC_EXP_NAME")
         tags = {f"data.{key}" if key != "source" else key: str(value) for key, value in data.items()}
         tags |= {"dvc.exp_name": name} if name else {}
-        tags |= {"git.commit": commit} if (commit := _git_commit()) else {}
+        tags |= {"git.commit": commit} if (commit := git_commit()) else {}
         run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
         client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
     except Exception as error:
@@ -202,19 +210,6 @@ def _find_run(client: MlflowClient, experiment: str, model_digest: str) -> str |
         [experiment], f"tags.model_digest = '{model_digest}'", max_results=1, order_by=["attributes.start_time DESC"]
     )
     return runs[0].info.run_id if runs else None
-
-
-def _git_commit() -> str | None:
-    """The commit an experiment starts from, else the checked-out one."""
-    if revision := os.environ.get("DVC_EXP_BASELINE_REV"):
-        return revision
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()
 
 
 def _say(line: str) -> None:

@@ -38,14 +38,16 @@ def train(
     # experiment say, that made training ten times slower; so short a spin costs nothing. Read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+    from began.batches import Batches
     from began.checkpoint import write_model
-    from began.devices import resolve_device
+    from began.devices import device_name, resolve_device
     from began.files import replace_folder
     from began.hdf5 import open_images
     from began.progress import Progress
     from began.training import Training, train
     from pipeline import tracking
     from pipeline.progress import ProgressBar
+    from pipeline.workspace import git_commit
 
     file = open_images(images)
     if file.image_size != settings.preprocess.image_size:
@@ -54,6 +56,7 @@ def train(
             f"(profiles.{settings.profile}.preprocess.image_size)"
         )
     training = Training(settings, file.image_size, resolve_device(device))
+    batches = Batches(file.train, settings.train.batch_size, settings.seed, training.device)
     num_steps, batch_size = settings.train.num_steps, settings.train.batch_size
     record_every = max(1, min(num_steps // NUM_RECORDS, MOST_STEPS_A_RECORD))
     picture_steps = _picture_steps(num_steps, record_every)
@@ -73,7 +76,8 @@ def train(
         curve = _Curve(folder / "history.csv")
         pictures = _Pictures(folder, training, file)
         run.log_picture(pictures.write_samples(0), "samples")
-        for record in train(training, file.train, record_every):
+        bar.update(Progress(0, num_steps * batch_size))
+        for record in train(training, batches, record_every):
             values = curve.append(record)
             run.log(record.step, {name: value for name, value in values.items() if name != "step"})
             note = f"M_global {record.M_global:.4f} · k_t {record.k_t:.3f}"
@@ -89,8 +93,9 @@ def train(
             settings,
             training.num_done,
             data,
-            device=str(training.device),
+            device=device_name(training.device),
             precision=training.precision,
+            commit=git_commit(),
         )
         run.set_tag("model_digest", digest)
         run.log_file(folder / "model.json")

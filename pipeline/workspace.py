@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 
@@ -26,3 +27,16 @@ def main_root() -> Path:
 def downloads_folder() -> Path:
     """Partial and verified archives; outside DVC's outs, which DVC deletes before a rerun."""
     return main_root() / ".began" / "downloads"
+
+
+def git_commit() -> str | None:
+    """The commit an experiment starts from, else the checked-out one."""
+    if revision := os.environ.get("DVC_EXP_BASELINE_REV"):
+        return revision
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

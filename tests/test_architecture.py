@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Each module may import from the lines above its own only.
 LAYERS = [
-    "began began.files began.parallel began.progress pipeline",
+    "began began.files began.parallel began.progress began.seeds pipeline",
     "began.networks began.equilibrium began.hdf5 began.images began.params began.archives began.card began.devices",
     "began.batches began.checkpoint began.features began.sources",
     "began.training began.sampling began.metrics",

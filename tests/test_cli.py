@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +15,10 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from began import __version__
+from began.hdf5 import ImageWriter
 from began.images import png_bytes
 from pipeline.cli import main
 
@@ -239,4 +244,61 @@ def test_bad_input_has_no_traceback_in_a_real_process(stage: str, tmp_path: Path
     done = python("-m", f"pipeline.{stage}", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("began: params.yaml: no such file")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_terminated_training_leaves_nothing_half_made_and_ends_its_run(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.set("profiles.quick.train", num_steps=10**6)
+    with ImageWriter(tmp_path / "images.h5", 32, len(ROWS)) as writer:
+        writer.append(ROWS)
+        writer.finish([f"{i}.png" for i in range(len(ROWS))], 8, {"source": "test", "licence": "CC0", "credit": ""})
+    before = set(tmp_path.iterdir())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.train", "images.h5", "model", "--device", "cpu"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CODE), "DVC_ROOT": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not (tmp_path / f".model.{process.pid}.part" / "samples" / "0000000.png").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        err = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.splitlines()[-1] == "began: terminated"
+    assert "Traceback" not in err
+    made = {path.name for path in set(tmp_path.iterdir()) - before}
+    assert made == {"mlflow.db", "mlartifacts", ".began"}
+    (run,) = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
+    assert run.info.status == "KILLED"
+
+
+def test_a_command_in_this_process_leaves_its_handlers_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert exit_code("--version") == 0
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(("venv", "expected"), [(".venv", "{root}/.venv/bin"), ("/some/where", "/some/where/bin")])
+def test_make_puts_its_environment_first(venv: str, expected: str, tmp_path: Path) -> None:
+    root = tmp_path / "with a space"
+    root.mkdir()
+    shutil.copy2(CODE / "Makefile", root)
+    show = ["make", "--no-print-directory", '--eval=show: ; @echo "$$PATH"', f"VENV={venv}", "show"]
+    shown = subprocess.run(show, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert shown.split(os.pathsep)[0] == expected.format(root=root)
+
+
+def test_ci_refuses_a_checkout_that_is_not_clean(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    shutil.copytree(CODE / ".ci", tmp_path / ".ci")
+    done = subprocess.run([".ci/run"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(".ci/run: the checkout is not clean")
     assert done.stderr.count("\n") == 1

@@ -75,6 +75,7 @@ def test_download_with_a_path_and_workers_gives_the_same_bytes(tmp_path: Path, p
     [
         ("source", "faces", "download.source"),
         ("source", "url", "download.url"),
+        ("url", '"http://me:secret@[bad"', "download.url: is malformed, expected http://"),
         ("source", "celeba", "download.accept_celeba_licence"),
         ("num_images", "0", "download.num_images"),
     ],
@@ -99,7 +100,7 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path, params: Path)
     (tmp_path / "file").write_text("x")
     check_refused(download(tmp_path, "file/images.zip"), "file")
     (tmp_path / "folder.zip").mkdir()
-    check_refused(download(tmp_path, "folder.zip"), "folder.zip: is a folder, expected a file")
+    check_refused(download(tmp_path, "folder.zip"), "folder.zip: is a folder, expected the name of a zip")
     check_refused(download(tmp_path, "card.json"), "is the name of the card")
 
 

@@ -154,6 +154,16 @@ def test_the_same_seed_gives_the_same_report(made: Path, tmp_path: Path) -> None
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_only_pictures_named_by_their_step_are_shown(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "model", tmp_path / "model")
+    (tmp_path / "model" / "samples" / "x.png").touch()
+    arguments = list(arguments_of(made, tmp_path / "report"))
+    arguments[2] = str(tmp_path / "model")
+    run(*arguments)
+    name = "convergence.png"
+    assert (tmp_path / "report" / name).read_bytes() == (made / "report" / name).read_bytes()
+
+
 def test_the_mlflow_run_gets_numbers_and_pages_and_keeps_its_curve(made: Path, numbers: dict[str, float]) -> None:
     import mlflow
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from began.files import replace_file, replace_folder, sha256
+
+CODE = Path(__file__).resolve().parent.parent
 
 
 def write(folder: Path) -> None:
@@ -64,6 +68,54 @@ def test_an_interrupted_folder_leaves_the_old_one_and_nothing_else(tmp_path: Pat
         raise error
     assert (target / "old").exists()
     assert list(tmp_path.iterdir()) == [target]
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from began.files import replace_file, replace_folder
+
+with replace_folder(Path(sys.argv[1])) as folder, replace_file(Path(sys.argv[2])) as file:
+    (folder / "half").touch()
+    file.touch()
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    folder, file = tmp_path / "model", tmp_path / "a.txt"
+    command = [sys.executable, "-c", WRITER, str(folder), str(file)]
+    writers = [subprocess.Popen(command, cwd=CODE, stdout=subprocess.PIPE) for _ in range(2)]
+    killed, living = writers
+    try:
+        for writer in writers:
+            assert writer.stdout is not None and writer.stdout.readline() == b"writing\n"
+        killed.kill()
+        killed.wait()
+        others = tmp_path / f".model.{killed.pid}.part.{killed.pid}.part"  # of a target of another name
+        others.touch()
+        with replace_folder(folder) as temporary, replace_file(file) as half:
+            assert {path.name for path in tmp_path.iterdir() if path.name != others.name} == {
+                *(temporary.name, f".model.{living.pid}.part", f".a.txt.{living.pid}.part")
+            }
+            half.touch()
+        assert others.exists()
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+
+
+def test_an_older_folder_that_a_killed_process_renamed_aside_is_not_lost(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    aside = tmp_path / f".model.{ended.pid}.older.part"
+    aside.mkdir()
+    (aside / "old").touch()
+    with pytest.raises(ValueError, match="failed"), replace_folder(tmp_path / "model"):
+        raise ValueError("failed")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
 
 
 def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path: Path) -> None:

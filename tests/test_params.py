@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from began.params import load_params
+from began.params import load_params, shown_url
 
 DEFAULT = Path(__file__).resolve().parent.parent / "params.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
@@ -193,3 +193,26 @@ def test_flat_names_are_those_of_the_file_without_the_profile() -> None:
     assert flat.keys() == expected
     assert flat["train.learning_rate"] == DOCUMENT["profiles"]["quick"]["train"]["learning_rate"]
     assert flat["gamma"] == DOCUMENT["gamma"]
+
+
+@pytest.mark.parametrize(
+    "url, shown",
+    [
+        ("https://me:secret@host:8000/a.zip?key=secret#secret", "https://host:8000/a.zip"),
+        ("file:///my/faces.zip", "file:///my/faces.zip"),
+        ("faces.zip", "faces.zip"),
+    ],
+)
+def test_what_is_published_has_no_password_and_no_key(tmp_path: Path, url: str, shown: str) -> None:
+    params = load_params(changed(("download", "url"), url, tmp_path))
+    assert params.download.url == url
+    assert params.flat()["download.url"] == shown == shown_url(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:se[cret@host/a.zip", "http://me:secret@ho\u2100st/a.zip", "http://me:secret@host:99999/a.zip"]
+)
+def test_a_malformed_address_is_named_without_its_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ValueError, match=r"params\.yaml: download\.url: is malformed, expected http://") as raised:
+        load_params(changed(("download", "url"), url, tmp_path))
+    assert "cret" not in str(raised.value)

@@ -275,6 +275,12 @@ def test_a_wrong_archive_is_one_line_and_exit_code_2(
     assert not (tmp_path / "images.h5").exists()
 
 
+def test_a_folder_is_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^\.: is a folder, expected a zip$"):
+        run(tmp_path, Path())
+
+
 def test_workers_import_neither_torch_nor_h5py() -> None:
     code = (
         "import sys; from pipeline.preprocess import _decode; import began.images, began.archives;"

@@ -290,6 +290,7 @@ def test_a_part_survives_the_process(server: Server, place: Place) -> None:
     program = (
         "import sys; from pathlib import Path\n"
         "from began.sources.transfer import transfer\n"
+        "Path(sys.argv[2]).parent.mkdir()\n"
         "for progress in transfer(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3], pauses=(60,)):\n"
         "    if 'trying again' in progress.note: print(progress.done, flush=True)\n"
     )
@@ -571,8 +572,10 @@ def test_two_processes_download_once(server: Server, place: Place) -> None:
     served = server.files["/a.zip"] = Served(data)
     program = (
         "import sys; from pathlib import Path\n"
-        "from began.sources.transfer import transfer\n"
-        "list(transfer(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3]))\n"
+        "from began.sources.transfer import Lock, transfer\n"
+        "with Lock(Path(sys.argv[2])) as lock:\n"
+        "    list(lock.wait())\n"
+        "    list(transfer(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3]))\n"
     )
     arguments = [f"{server.address}/a.zip", str(place.downloads / "a"), digest_of(data)]
     root = Path(__file__).parent.parent
@@ -580,6 +583,18 @@ def test_two_processes_download_once(server: Server, place: Place) -> None:
     assert [process.wait() for process in processes] == [0, 0]
     assert served.asked == [None]
     assert (place.downloads / "a").read_bytes() == data
+
+
+def test_a_file_without_a_digest_is_not_taken_from_under_another_run(server: Server, tmp_path: Path) -> None:
+    served = server.files["/a.tar"] = Served(tar_bytes({f"{i}.png": b"x" for i in range(3)}))
+    download = settings(source="url", url=f"{server.address}/a.tar", sha256=None)
+    first, second = (url.fetch(download, tmp_path / name, tmp_path / "downloads", 1) for name in ("1.zip", "2.zip"))
+    while next(first).note != "tar to zip":
+        pass
+    assert next(second).note.startswith("waiting for another process")
+    assert finish(first).digest == finish(second).digest
+    assert image_members(tmp_path / "1.zip") == image_members(tmp_path / "2.zip") == ["0.png", "1.png", "2.png"]
+    assert served.asked == [None, None]
 
 
 def test_a_mirror_whose_part_is_short_keeps_the_part_of_another(server: Server, place: Place) -> None:

@@ -7,6 +7,9 @@ import multiprocessing
 import os
 import socket
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as StoredRun
 
 from pipeline import tracking
-from pipeline.tracking import log_report, start_run
+from pipeline.tracking import Run, is_server, log_report, start_run, store_uri
 
 PARAMS = {"gamma": 0.7, "profile": "quick", "train.learning_rate": 1e-4, "download.url": None}
 DATA = {"source": "avatars", "digest": "abc", "num_train": 8, "image_size": 32}
@@ -83,7 +86,8 @@ def test_nothing_of_the_person_goes_into_a_run(root: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(ValueError, "FAILED"), (SystemExit, "FAILED"), (KeyboardInterrupt, "KILLED")]
+    ("error", "status"),
+    [(ValueError, "FAILED"), (SystemExit, "FAILED"), (KeyboardInterrupt, "KILLED"), (BaseException, "KILLED")],
 )
 def test_an_ended_run_says_how_it_ended_and_keeps_its_curve(
     root: Path, error: type[BaseException], status: str
@@ -179,6 +183,45 @@ def test_a_named_store_wins(root: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert stored_runs(tmp_path)[0].info.run_id == run.run_id
 
 
+@pytest.mark.parametrize(
+    ("uri", "server"),
+    [
+        ("http://127.0.0.1:5000", True),
+        ("https://mlflow.example.org", True),
+        ("databricks", True),
+        ("databricks://profile", True),
+        ("postgresql://me@example.org/runs", False),
+        ("sqlite:////runs/mlflow.db", False),
+        ("/runs", False),
+        ("runs", False),
+    ],
+)
+def test_a_server_is_named_by_its_address(uri: str, server: bool) -> None:
+    assert is_server(uri) == server
+
+
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [
+        ("", "sqlite:///{root}/mlflow.db"),
+        ("sqlite:///x.db", "sqlite:///{root}/x.db"),
+        ("sqlite:////runs/x.db", "sqlite:////runs/x.db"),
+        ("runs", "{root}/runs"),
+        ("/runs", "/runs"),
+        ("databricks", "databricks"),
+        ("postgresql://me@example.org/runs", "postgresql://me@example.org/runs"),
+    ],
+)
+def test_relative_stores_lie_in_the_main_repository(
+    named: str, meant: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = root / ".dvc" / "tmp" / "exps" / "standalone" / "tmpy"
+    copy.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
+    assert store_uri() == meant.format(root=root)
+
+
 @pytest.mark.parametrize("content", [b"no database", None], ids=["no database", "in no folder"])
 def test_a_store_that_cannot_be_opened_costs_one_line(
     content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -206,6 +249,52 @@ def test_a_server_that_is_gone_costs_one_line(
     err = capfd.readouterr().err
     assert err.startswith("MLflow: this run is not recorded: ")
     assert err.count("\n") == 1
+
+
+@contextmanager
+def hung_server() -> Iterator[tuple[str, list[socket.socket]]]:
+    """Its address, and the connections that it accepted and never answers."""
+    accepted: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    accepted.append(server.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}", accepted
+        finally:
+            server.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+            thread.join()
+            for connection in accepted:
+                connection.close()
+
+
+def test_a_server_that_hangs_is_left_alone_until_it_matters(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "SECONDS_BETWEEN_BATCHES", 0.0)
+    picture = tmp_path / "a.png"
+    picture.touch()
+    with hung_server() as (uri, accepted):
+        run = Run(MlflowClient(uri), "0" * 32)
+        for step in range(5):
+            run.log_picture(picture, "samples")
+            run.log_file(picture)
+            run.log(step, {"M_global": 0.1})
+        assert len(accepted) == 1
+        run.set_tag("model_digest", "d1")
+        assert len(accepted) == 2
+        run.end("FINISHED")  # the curve, then the status
+        assert len(accepted) == 4
+    assert capfd.readouterr().err.count("\n") == 1
 
 
 def test_a_store_that_fails_on_the_way_costs_one_line(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from began.batches import Batches
 from began.devices import resolve_device, resolve_precision
 from began.equilibrium import scale_gradient
-from began.networks import Discriminator, Generator
+from began.networks import Discriminator, Generator, uniform_z
 from began.params import Params, load_params
+from began.sampling import draw_z
+from began.seeds import derive_seed
 from began.training import Players, Record, Training, train
 
 CPU = torch.device("cpu")
@@ -30,6 +34,10 @@ def settings(gamma: float = 0.7, lambda_k: float = 0.01, seed: int = 0, **change
             "train": params.train.model_validate(params.train.model_dump() | tiny),
         }
     )
+
+
+def with_batches(training: Training, rows: np.ndarray) -> tuple[Training, Batches]:
+    return training, Batches(rows, training.params.train.batch_size, training.params.seed, CPU)
 
 
 def random_rows(num: int = 40) -> np.ndarray:
@@ -85,7 +93,7 @@ def test_steps_equal_a_textbook_loop():
     G, D = copy.deepcopy(training.players.G), copy.deepcopy(training.players.D)
     betas = (params.train.beta_1, params.train.beta_2)
     adams = [torch.optim.Adam(m.parameters(), params.train.learning_rate, betas) for m in (G, D)]
-    z_generator = torch.Generator().manual_seed(params.seed)
+    z_generator = torch.Generator().manual_seed(derive_seed(params.seed, "training z"))
     k_t = 0.0
     for t in range(5):
         x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(t)) * 2 - 1
@@ -170,7 +178,7 @@ def test_carry_vanishes_after_its_steps():
 def test_the_same_seed_trains_the_same_weights_and_another_seed_others(decay):
     def weights(seed: int):
         training = Training(settings(seed=seed, learning_rate_decay=decay), 32, CPU)
-        list(train(training, random_rows(), record_every=2))
+        list(train(*with_batches(training, random_rows()), record_every=2))
         return torch.cat([p.flatten() for p in training.players.parameters()])
 
     assert torch.equal(weights(0), weights(0))
@@ -180,14 +188,14 @@ def test_the_same_seed_trains_the_same_weights_and_another_seed_others(decay):
 def test_records_do_not_change_what_is_trained():
     def weights(record_every: int):
         training = Training(settings(), 32, CPU)
-        list(train(training, random_rows(), record_every))
+        list(train(*with_batches(training, random_rows()), record_every))
         return torch.cat([p.flatten() for p in training.players.parameters()])
 
     assert torch.equal(weights(1), weights(6))
 
 
 def test_train_yields_records_at_the_interval_and_at_the_end():
-    records = list(train(Training(settings(num_steps=7), 32, CPU), random_rows(), record_every=3))
+    records = list(train(*with_batches(Training(settings(num_steps=7), 32, CPU), random_rows()), record_every=3))
     assert [record.step for record in records] == [3, 6, 7]
     assert all(isinstance(record, Record) and record.images_per_second > 0 for record in records)
     assert all(record.L_G == record.L_fake for record in records)
@@ -196,7 +204,7 @@ def test_train_yields_records_at_the_interval_and_at_the_end():
 def test_training_lowers_the_loss():
     rows = np.tile(np.linspace(0, 255, 32, dtype=np.uint8)[None, :, None, None], (8, 1, 32, 3))
     params = settings(num_steps=60, learning_rate=2e-3, decay_steps=60)
-    records = list(train(Training(params, 32, CPU), rows, record_every=10))
+    records = list(train(*with_batches(Training(params, 32, CPU), rows), record_every=10))
     assert records[-1].L_real < records[0].L_real / 2
 
 
@@ -205,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     with torch.no_grad():
         training.players.D.decoder.last.bias.fill_(torch.nan)
     with pytest.raises(ValueError, match=r"M_global is nan after step 1.*learning_rate"):
-        list(train(training, random_rows(), record_every=1))
+        list(train(*with_batches(training, random_rows()), record_every=1))
 
 
 def test_no_step_waits_for_the_host_between_records(monkeypatch):
@@ -241,3 +249,26 @@ def test_auto_picks_what_the_machine_has():
     assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve_precision("auto", device) in ("float32", "bfloat16")
     assert resolve_precision("bfloat16", device) == "bfloat16"
+
+
+def test_weights_training_z_and_samples_share_no_random_numbers():
+    """With one seed for all, z of sample i was row i of the generator's first layer, times a constant."""
+    training = Training(settings(n_filters=8, N_h=32), 32, CPU)
+    first_layer = training.players.G.project.weight.detach()
+    samples = draw_z(200, 32, seed=training.params.seed)
+    trained_on = uniform_z(200, 32, training.z_generator)
+    for a, b in itertools.combinations((first_layer[:200], samples, trained_on), 2):
+        correlation = torch.corrcoef(torch.stack((a.flatten(), b.flatten())))[0, 1]
+        assert correlation.abs() < 0.06  # 6,400 independent pairs: a standard deviation of 0.0125
+    assert not (samples[:, None] == trained_on[None]).all(dim=2).any()
+
+
+def test_a_step_passes_each_half_through_the_discriminator_once_and_backward_once(monkeypatch):
+    """PyTorch-GAN ran two backward passes, and the fake half twice through D."""
+    training = Training(settings(), 32, CPU)
+    passes, backwards = [], []
+    training.players.D.register_forward_hook(lambda *_: passes.append(1))
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self, **_: backwards.append(1) or backward(self))
+    training.step(torch.rand(4, 3, 32, 32))
+    assert (len(passes), len(backwards)) == (2, 1)

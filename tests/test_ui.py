@@ -101,6 +101,13 @@ def test_a_taken_port_is_named() -> None:
             ui(port)
 
 
+def test_a_store_that_is_no_server_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow itself refuses folders now, and says what to do."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "mlruns"))
+    with pytest.raises(ValueError, match=r"mlruns: MLflow's store cannot be opened: .*migrate"):
+        ui(free_port())
+
+
 def test_a_server_named_by_the_environment_has_its_own_pages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from began.archives import ImageArchive
 from began.card import Card
-from began.params import DownloadParams
+from began.params import DownloadParams, shown_url
 from began.progress import Progress
-from began.sources.transfer import PAUSES, TransferError, hashed, shown, transfer
+from began.sources.transfer import PAUSES, Lock, TransferError, hashed, transfer
 from began.sources.url import place
 
 FILE_NAME = "img_align_celeba.zip"
@@ -49,8 +49,10 @@ def fetch(
         yield from _copy_checked(Path(download.celeba_zip).expanduser(), archive, num_bytes, sha256)
     else:
         kept = downloads / FILE_NAME
-        yield from _from_mirrors(mirrors, kept, num_bytes, sha256, pauses)
-        place(kept, archive, own=True)
+        with Lock(kept) as lock:
+            yield from lock.wait()
+            yield from _from_mirrors(mirrors, kept, num_bytes, sha256, pauses)
+            place(kept, archive, own=True)
     with ImageArchive(archive) as images:
         count = len(images.entries())
     return Card(
@@ -75,7 +77,7 @@ def _from_mirrors(
             return
         except TransferError as error:
             problems.append(str(error))
-            yield Progress(0, num_bytes, "bytes", f"{shown(mirror)} failed")
+            yield Progress(0, num_bytes, "bytes", f"{shown_url(mirror)} failed")
     raise ValueError(
         f"CelebA came from none of {len(mirrors)} mirrors: {'; '.join(problems)}. Get {FILE_NAME} by hand from {TERMS} "
         "and name it in download.celeba_zip"

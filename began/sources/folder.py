@@ -46,9 +46,7 @@ def _advice(folder: Path) -> str:
         return ""
     if "/.dvc/tmp/exps/" in folder.absolute().as_posix():
         # A copy of the main repository's files would be wrong: DVC could not see when they change.
-        return (
-            "; a temporary experiment has only what git or DVC tracks: give an absolute path, or `dvc add` the folder"
-        )
+        return "; a temporary experiment has only what git or DVC tracks, so give an absolute path"
     return f"; looked in {folder.absolute()}"
 
 

@@ -13,12 +13,12 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from filelock import FileLock, Timeout
 
+from began.params import shown_url
 from began.progress import Progress
 
 CHUNK_BYTES = 2**20
@@ -37,10 +37,31 @@ class _InterruptedError(Exception):
     """An attempt failed in a way that the next one may not."""
 
 
-def shown(url: str) -> str:
-    """`url` for messages and cards: without the password and the query, which may hold a key."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+class Lock:
+    """Two queued experiments must neither write to the same part nor take the file from under each other.
+
+    Example:
+        with Lock(path) as lock:
+            yield from lock.wait()
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(path.with_name(path.name + ".lock"))
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def wait(self) -> Generator[Progress, None, None]:
+        """Waits for the other process, and shows that it does."""
+        while not self._lock.is_locked:
+            try:
+                self._lock.acquire(timeout=1)
+            except Timeout:
+                yield Progress(0, None, "bytes", "waiting for another process that downloads the same file")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def transfer(
@@ -49,32 +70,30 @@ def transfer(
     """Downloads `url` (http or https) to `path`, or finds it there with the right `sha256`.
 
     A dropped connection is taken up again where it ended, now or in a later call. Where `sha256` is None, only if the
-    server says that the file is still the same one. Raises TransferError; a part whose bytes are wrong is deleted, any
-    other is kept.
+    server says that the file is still the same one. The caller holds `Lock(path)` until it is done with the file.
+
+    Raises TransferError; a part whose bytes are wrong is deleted, any other is kept.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _Lock(path.with_name(path.name + ".lock")) as lock:
-        yield from lock.wait()
-        if path.exists():
-            if sha256 is not None and (yield from hashed(path, "checking")) == sha256:
-                return
-            path.unlink()
-        partial = _Partial(path)
-        with requests.Session() as session:
-            session.max_redirects = MAX_REDIRECTS
-            while True:
-                resumed = partial.num_bytes > 0
-                yield from _fill(session, url, partial, sha256 is not None, num_bytes, pauses)
-                if sha256 is None:
-                    break
-                digest = yield from hashed(partial.path, "checking")
-                if digest == sha256:
-                    break
-                partial.discard()
-                # Of a part from another day or mirror, who knows which half was wrong: once more, all of it.
-                if not resumed:
-                    raise TransferError(f"{shown(url)}: its SHA-256 is {digest}, expected {sha256}")
-        partial.finish()
+    if path.exists():
+        if sha256 is not None and (yield from hashed(path, "checking")) == sha256:
+            return
+        path.unlink()
+    partial = _Partial(path)
+    with requests.Session() as session:
+        session.max_redirects = MAX_REDIRECTS
+        while True:
+            resumed = partial.num_bytes > 0
+            yield from _fill(session, url, partial, sha256 is not None, num_bytes, pauses)
+            if sha256 is None:
+                break
+            digest = yield from hashed(partial.path, "checking")
+            if digest == sha256:
+                break
+            partial.discard()
+            # Of a part from another day or mirror, who knows which half was wrong: once more, all of it.
+            if not resumed:
+                raise TransferError(f"{shown_url(url)}: its SHA-256 is {digest}, expected {sha256}")
+    partial.finish()
 
 
 def hashed(path: Path, note: str, copy: BinaryIO | None = None) -> Generator[Progress, None, str]:
@@ -110,12 +129,12 @@ def _fill(
                 attempt = 0
             if attempt == len(pauses):
                 kept = f"; {partial.num_bytes:,} bytes are kept, run it again to go on" if partial.num_bytes else ""
-                raise TransferError(f"{shown(url)}: {_reason(error)}{kept}") from None
+                raise TransferError(f"{shown_url(url)}: {_reason(error)}{kept}") from None
             yield Progress(partial.num_bytes, num_bytes, "bytes", f"{_reason(error)}, trying again")
             time.sleep(pauses[attempt])
             attempt += 1
         except requests.RequestException as error:
-            raise TransferError(f"{shown(url)}: {_reason(error)}") from None
+            raise TransferError(f"{shown_url(url)}: {_reason(error)}") from None
 
 
 def _attempt(
@@ -142,7 +161,7 @@ def _attempt(
         chunks = response.raw.stream(CHUNK_BYTES, decode_content=False)
         first = next(chunks, b"")
         if "html" in response.headers.get("Content-Type", "").lower() or (not have and first.lstrip()[:1] == b"<"):
-            raise TransferError(f"{shown(url)}: is a web page, not an archive (a quota, a warning or a login?)")
+            raise TransferError(f"{shown_url(url)}: is a web page, not an archive (a quota, a warning or a login?)")
         if total is not None:
             _check_size(url, total, num_bytes)
         most = total or num_bytes or MAX_BYTES
@@ -151,7 +170,7 @@ def _attempt(
             chunk = first
             while chunk:
                 if have + len(chunk) > most:
-                    raise TransferError(f"{shown(url)}: sends more than {most:,} bytes")
+                    raise TransferError(f"{shown_url(url)}: sends more than {most:,} bytes")
                 file.write(chunk)
                 have += len(chunk)
                 yield Progress(have, total or num_bytes, "bytes")
@@ -163,7 +182,7 @@ def _attempt(
 
 def _check_size(url: str, size: int, num_bytes: int | None) -> None:
     if num_bytes is not None and size != num_bytes:
-        raise TransferError(f"{shown(url)}: has {size:,} bytes, expected {num_bytes:,}")
+        raise TransferError(f"{shown_url(url)}: has {size:,} bytes, expected {num_bytes:,}")
 
 
 def _check_status(response: requests.Response, url: str, partial: _Partial) -> None:
@@ -182,7 +201,7 @@ def _check_status(response: requests.Response, url: str, partial: _Partial) -> N
         case 408 | 425 | 429 | 500 | 502 | 503 | 504:
             raise _InterruptedError(answer)
         case _:
-            raise TransferError(f"{shown(url)}: {answer}")
+            raise TransferError(f"{shown_url(url)}: {answer}")
 
 
 def _total(response: requests.Response, have: int) -> int | None:
@@ -247,24 +266,3 @@ class _Partial:
             os.fsync(file.fileno())
         self.path.replace(self._final)
         self._description.unlink(missing_ok=True)
-
-
-class _Lock:
-    """Two queued experiments must not write to the same part."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = FileLock(path)
-
-    def __enter__(self) -> _Lock:
-        return self
-
-    def wait(self) -> Generator[Progress, None, None]:
-        """Waits for the other process, and shows that it does."""
-        while not self._lock.is_locked:
-            try:
-                self._lock.acquire(timeout=1)
-            except Timeout:
-                yield Progress(0, None, "bytes", "waiting for another process that downloads the same file")
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()

@@ -13,10 +13,10 @@ from urllib.request import url2pathname
 from began.archives import ImageArchive
 from began.card import Card
 from began.files import sha256
-from began.params import DownloadParams
+from began.params import DownloadParams, shown_url
 from began.progress import Progress
 from began.sources.tar import zip_from_tar
-from began.sources.transfer import PAUSES, hashed, shown, transfer
+from began.sources.transfer import PAUSES, Lock, hashed, transfer
 
 
 def fetch(
@@ -37,7 +37,7 @@ def fetch(
     parts = urlsplit(url)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost"):
-            raise ValueError(f"download.url: {shown(url)}: expected file:///PATH of this machine")
+            raise ValueError(f"download.url: {shown_url(url)}: expected file:///PATH of this machine")
         source = Path(url2pathname(parts.path))
         if not source.is_file():
             raise ValueError(f"download.url: {source}: no such file")
@@ -46,23 +46,25 @@ def fetch(
         count = yield from _pack(source, archive, own=False)
     elif parts.scheme in ("http", "https") and parts.hostname:
         kept = downloads / (download.sha256 or "url-" + hashlib.sha256(url.encode()).hexdigest()[:16])
-        yield from transfer(url, kept, sha256=download.sha256, pauses=pauses)
-        try:
-            count = yield from _pack(kept, archive, own=True)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(kept), shown(url))) from None
-        finally:
-            if download.sha256 is None:
-                kept.unlink()
+        with Lock(kept) as lock:
+            yield from lock.wait()
+            yield from transfer(url, kept, sha256=download.sha256, pauses=pauses)
+            try:
+                count = yield from _pack(kept, archive, own=True)
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(kept), shown_url(url))) from None
+            finally:
+                if download.sha256 is None:
+                    kept.unlink()
     else:
-        raise ValueError(f"download.url: {shown(url)}: expected http://, https:// or file:///")
+        raise ValueError(f"download.url: {shown_url(url)!r}, expected http://, https:// or file:///")
     if count == 0:
-        raise ValueError(f"download.url: {shown(url)}: the archive holds no image (.jpg, .png, …)")
+        raise ValueError(f"download.url: {shown_url(url)}: the archive holds no image (.jpg, .png, …)")
     return Card(
         source="url",
         count=count,
         licence="as its source says",
-        credit=f"the makers of {shown(url)}",
+        credit=f"the makers of {shown_url(url)}",
         digest=sha256(archive),
     )
 
