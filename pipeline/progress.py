@@ -28,6 +28,7 @@ class ProgressBar:
         self._first_done: int | None = None
         self._last_line = self._start
         self._latest: Progress | None = None
+        self._printed: Progress | None = None
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         if sys.stderr.isatty():
@@ -49,7 +50,7 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._latest is not None and kind is None:
+        elif self._latest is not None and self._latest is not self._printed and kind is None:
             self._print(self._latest)
 
     def update(self, progress: Progress) -> None:
@@ -67,6 +68,7 @@ class ProgressBar:
 
     def _print(self, progress: Progress) -> None:
         self._last_line = time.monotonic()
+        self._printed = progress
         print(f"{self._title}: {self._describe(progress, self._count(progress))}", file=sys.stderr, flush=True)
 
     def _count(self, progress: Progress) -> str:
