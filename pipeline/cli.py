@@ -14,6 +14,7 @@ import typer
 
 from pipeline.download import download
 from pipeline.evaluate import evaluate
+from pipeline.log import log
 from pipeline.preprocess import preprocess
 from pipeline.sample import sample
 from pipeline.train import train
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (download, preprocess, train, evaluate, sample, ui):
+for command in (download, preprocess, train, evaluate, sample, log, ui):
     app.command()(command)
 
 

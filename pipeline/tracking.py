@@ -1,8 +1,8 @@
 """Records → MLflow. The only user of mlflow.
 
 MLFLOW_TRACKING_URI names the store; without it everything goes to `mlflow.db` and `mlartifacts/` in the main
-repository, also from the temporary copies that DVC's experiments run in. Nothing here stops a run: what cannot be
-recorded costs one line on standard error.
+repository, also from the temporary copies that DVC's experiments run in. Nothing stops a run here: what cannot be
+recorded costs one line on standard error, and `send_run` (`began log`) sends it later.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.workspace import git_commit, main_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 EXPERIMENT = "began"
 SECONDS_BETWEEN_BATCHES = 5.0
 SECONDS_BETWEEN_ATTEMPTS = 60.0  # after a failure, so that a server that is gone does not hold up the training
 MOST_METRICS_PER_BATCH = 1000  # MLflow's limit
+WAY_ON = "`began log MODEL_DIR` sends it later"
 
 
 class Run:
@@ -37,7 +40,7 @@ class Run:
     def __init__(self, client: MlflowClient | None, run_id: str) -> None:
         self.run_id = run_id
         self._client = client
-        self._metrics: list[Any] = []
+        self._metrics: list[Metric] = []
         self._next_batch = time.monotonic() + SECONDS_BETWEEN_BATCHES
         self._next_attempt = 0.0
         self._warned = False
@@ -46,10 +49,7 @@ class Run:
         """Records `values` at `step`. They reach the store every few seconds, in one transaction."""
         if self._client is None:
             return
-        from mlflow.entities import Metric
-
-        now = time.time_ns() // 1_000_000
-        self._metrics += [Metric(name, float(value), now, step) for name, value in values.items()]
+        self._metrics += _point(step, values)
         if time.monotonic() >= self._next_batch:
             self._flush()
 
@@ -89,7 +89,7 @@ class Run:
             record(self._client)
         except Exception as error:  # whatever a store or a server throws: the run is worth more than its record
             if not self._warned:
-                _say(f"MLflow misses a part of this run: {_one_line(error)}")
+                _say(f"MLflow misses a part of this run: {_one_line(error)}; {WAY_ON}")
                 self._warned = True
             self._next_attempt = time.monotonic() + SECONDS_BETWEEN_ATTEMPTS
             return False
@@ -127,15 +127,59 @@ def log_report(model_digest: str, numbers: Mapping[str, float], report: Path) ->
         if found is None:
             _say("MLflow: no run has trained this model here (it comes from DVC's cache); the report is not added")
             return None
-        from mlflow.entities import Metric
-
-        now = time.time_ns() // 1_000_000
-        client.log_batch(found, metrics=[Metric(name, float(value), now, 0) for name, value in numbers.items()])
+        client.log_batch(found, metrics=_point(0, numbers))
         client.log_artifacts(found, str(report), "report")
     except Exception as error:
         _say(f"MLflow: the report is not added: {_one_line(error)}")
         return None
     return found
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What `send_run` added to which run."""
+
+    run_id: str
+    is_new: bool
+    num_points: int  # of the curve: steps of which the run lacked a value
+    num_files: int
+
+
+def send_run(
+    params: Mapping[str, object],
+    data: Mapping[str, object],
+    commit: str | None,
+    model_digest: str,
+    curve: Mapping[int, Mapping[str, float]],
+    folder: Path,
+    files: Sequence[Path],
+) -> Sent:
+    """Makes the run that trained a model whole: what it lacks is sent, in a new run where there is none.
+
+    params, data: as for `start_run`; commit: of the code; curve: step → values; files: relative to `folder` as among
+    the run's artifacts. The run ends FINISHED; the points get the time of sending. ValueError naming the store when
+    something cannot be sent; another call sends the rest.
+    """
+    try:
+        client, experiment = _open_store()
+        found = _find_run(client, experiment, model_digest)
+        # The tag comes first: a run that is cut short is found again by it.
+        tags = _tags(data, commit) | {"model_digest": model_digest}
+        run_id = found or client.create_run(experiment, tags=tags).info.run_id
+        known = client.get_run(run_id)
+        _log_params(client, run_id, {key: value for key, value in params.items() if key not in known.data.params})
+        points = _missing_points(client, run_id, curve)
+        metrics = [metric for step, values in points.items() for metric in _point(step, values)]
+        for start in range(0, len(metrics), MOST_METRICS_PER_BATCH):
+            client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS_PER_BATCH])
+        lacked = _missing_files(client, run_id, files)
+        for file in lacked:
+            client.log_artifact(run_id, str(folder / file), _artifact_folder(file))
+        if known.info.status != "FINISHED":
+            client.set_terminated(run_id, "FINISHED")
+    except Exception as error:
+        raise ValueError(f"{store_uri()}: the run cannot be sent to MLflow: {_one_line(error)}") from None
+    return Sent(run_id, found is None, len(points), len(lacked))
 
 
 def store_uri() -> str:
@@ -191,18 +235,56 @@ def _open_store() -> tuple[MlflowClient, str]:
 def _new_run(params: Mapping[str, object], data: Mapping[str, object]) -> Run:
     try:
         client, experiment = _open_store()
-        from mlflow.entities import Param
-
         name = os.environ.get("DVC_EXP_NAME")
-        tags = {f"data.{key}" if key != "source" else key: str(value) for key, value in data.items()}
-        tags |= {"dvc.exp_name": name} if name else {}
-        tags |= {"git.commit": commit} if (commit := git_commit()) else {}
+        tags = _tags(data, git_commit()) | ({"dvc.exp_name": name} if name else {})
         run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-        client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        _log_params(client, run_id, params)
     except Exception as error:
-        _say(f"MLflow: this run is not recorded: {_one_line(error)}")
+        _say(f"MLflow: this run is not recorded: {_one_line(error)}; {WAY_ON}")
         return Run(None, "")
     return Run(client, run_id)
+
+
+def _tags(data: Mapping[str, object], commit: str | None) -> dict[str, str]:
+    tags = {f"data.{key}" if key != "source" else key: str(value) for key, value in data.items()}
+    return tags | ({"git.commit": commit} if commit else {})
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, object]) -> None:
+    from mlflow.entities import Param
+
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+
+
+def _point(step: int, values: Mapping[str, float]) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    now = time.time_ns() // 1_000_000
+    return [Metric(name, float(value), now, step) for name, value in values.items()]
+
+
+def _missing_points(
+    client: MlflowClient, run_id: str, curve: Mapping[int, Mapping[str, float]]
+) -> dict[int, dict[str, float]]:
+    """The part of `curve` that the run has not, metric by metric."""
+    names = {name for values in curve.values() for name in values}
+    known = {(name, point.step) for name in names for point in client.get_metric_history(run_id, name)}
+    missing = {
+        step: {name: value for name, value in values.items() if (name, step) not in known}
+        for step, values in curve.items()
+    }
+    return {step: values for step, values in missing.items() if values}
+
+
+def _missing_files(client: MlflowClient, run_id: str, files: Sequence[Path]) -> list[Path]:
+    folders = {_artifact_folder(file) for file in files}
+    known = {artifact.path for folder in folders for artifact in client.list_artifacts(run_id, folder)}
+    return [file for file in files if file.as_posix() not in known]
+
+
+def _artifact_folder(file: Path) -> str | None:
+    """Where MLflow keeps `file`; it calls the top of the artifacts None."""
+    return None if file.parent == Path() else file.parent.as_posix()
 
 
 def _find_run(client: MlflowClient, experiment: str, model_digest: str) -> str | None:

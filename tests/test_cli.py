@@ -22,7 +22,7 @@ from began.hdf5 import ImageWriter
 from began.images import png_bytes
 from pipeline.cli import main
 
-COMMANDS = ("download", "preprocess", "train", "evaluate", "sample", "ui")
+COMMANDS = ("download", "preprocess", "train", "evaluate", "sample", "log", "ui")
 CODE = Path(__file__).resolve().parent.parent
 
 # Importing one of these takes longer than `--help` may.

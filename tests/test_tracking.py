@@ -248,6 +248,7 @@ def test_a_server_that_is_gone_costs_one_line(
             run.log_file(Path("absent"))
     err = capfd.readouterr().err
     assert err.startswith("MLflow: this run is not recorded: ")
+    assert err.endswith("; `began log MODEL_DIR` sends it later\n")
     assert err.count("\n") == 1
 
 
@@ -304,6 +305,7 @@ def test_a_store_that_fails_on_the_way_costs_one_line(root: Path, capfd: pytest.
         run.log(1, {"M_global": 0.1})
     err = capfd.readouterr().err
     assert err.startswith("MLflow misses a part of this run: ")
+    assert err.endswith("; `began log MODEL_DIR` sends it later\n")
     assert err.count("\n") == 1
     assert history(root, run.run_id, "M_global") == {1: 0.1}
 
