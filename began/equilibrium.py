@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SMALLEST_K = 2.0**-64  # stands for k_t = 0 where something is divided by it; beside 1 it is lost in any rounding
+
 
 def reconstruction_loss(v: Tensor, D_v: Tensor, eta: int) -> Tensor:
-    """L(v) = |v − D(v)|^η, the mean over batch, channels, height and width; the gradient flows through both.
+    """L(v) = |v − D(v)|^η of each image, (B,): the mean over channels, height and width; L of a batch is their mean.
 
-    Networks that ran in bfloat16 are compared in float32: a mean over many pixels needs the digits.
+    The gradient flows through both. Networks that ran in bfloat16 are compared in float32: a mean over many pixels
+    needs the digits.
     """
     at_least_float32 = torch.promote_types(v.dtype, torch.float32)
     difference = (v.to(at_least_float32) - D_v.to(at_least_float32)).abs()
-    return (difference if eta == 1 else difference.square()).mean()
+    return (difference if eta == 1 else difference.square()).mean(dim=(1, 2, 3))
 
 
 def discriminator_loss(L_real: Tensor, L_fake: Tensor, k_t: Tensor) -> Tensor:
@@ -52,6 +55,6 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def scale_gradient(tensor: Tensor, scale: Tensor) -> Tensor:
-    """Returns `tensor` itself; its gradient arrives multiplied by the scalar `scale`."""
+    """Returns `tensor` itself; the gradient that comes back to it is multiplied by the scalar `scale`."""
     result: Tensor = _ScaleGradient.apply(tensor, scale)  # type: ignore[no-untyped-call]
     return result

@@ -29,8 +29,10 @@ class Encoder(nn.Module):
             channels = i * n_filters
         self.embed = nn.Linear(channels * SMALLEST**2, N_h)
 
-    def forward(self, x: Tensor, carry: Tensor | None = None) -> Tensor:
-        x = F.elu_(self.first(x))  # (B, n, S, S)
+    def forward(self, v: Tensor | tuple[Tensor, ...], carry: Tensor | None = None) -> Tensor:
+        """Several batches become one behind the first convolution: it sends a gradient to those only that want it."""
+        x = self.first(v) if isinstance(v, Tensor) else torch.cat([self.first(batch) for batch in v])
+        x = F.elu_(x)  # (B, n, S, S)
         for convolution in self.convolutions:
             x = _vanishing_residual(x, F.elu_(convolution(x)), carry)
         h: Tensor = self.embed(x.flatten(1))  # (B, r·n, 8, 8) → (B, N_h)
@@ -79,14 +81,17 @@ class Generator(Decoder):
 
 
 class Discriminator(nn.Module):
-    """Images v (B, 3, S, S) → their reconstructions D(v), the same shape: an auto-encoder."""
+    """Images v (B, 3, S, S) → their reconstructions D(v), the same shape: an auto-encoder.
+
+    Several batches (v, w, …) give what their concatenation gives.
+    """
 
     def __init__(self, image_size: int, n_filters: int, N_h: int, skip_connections: bool) -> None:
         super().__init__()
         self.encoder = Encoder(image_size, n_filters, N_h)
         self.decoder = Decoder(image_size, n_filters, N_h, skip_connections)
 
-    def forward(self, v: Tensor, carry: Tensor | None = None) -> Tensor:
+    def forward(self, v: Tensor | tuple[Tensor, ...], carry: Tensor | None = None) -> Tensor:
         reconstruction: Tensor = self.decoder(self.encoder(v, carry), carry)
         return reconstruction
 
@@ -107,13 +112,13 @@ def upsample_convolve(x: Tensor, convolution: nn.Module) -> Tensor:
     """Nearest-neighbour ×2, then a 3×3 convolution with padding 1: x (B, C, H, W) → (B, C', 2·H, 2·W).
 
     The same function as one transposed convolution of stride 2: neighbours in the up-sampled image are copies of one
-    pixel, so their weights add up. Per axis w0, w1, w2 become w2, w1 + w2, w0 + w1, w0. A quarter of the products
-    of the plain form, half of which fall on zeros.
+    pixel, so their weights add up. Per axis w0, w1, w2 become w2, w1 + w2, w0 + w1, w0, which are the sums over a
+    window of two in 0, w2, w1, w0, 0. 16 products for four output pixels, where the plain form needs 36.
     """
     assert isinstance(convolution, nn.Conv2d)
-    fold = convolution.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-    folded = torch.einsum("oiyx,ay,bx->ioab", convolution.weight, fold, fold)  # (C, C', 4, 4)
-    return F.conv_transpose2d(x, folded, convolution.bias, stride=2, padding=1)
+    flipped = convolution.weight.flip(2, 3)  # (C', C, 3, 3)
+    folded = F.avg_pool2d(flipped, 2, stride=1, padding=1, divisor_override=1)  # (C', C, 4, 4)
+    return F.conv_transpose2d(x, folded.transpose(0, 1), convolution.bias, stride=2, padding=1)
 
 
 def _upsample(x: Tensor, scale: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Work spread over processes: results in the order of the items, memory that does not grow with their number."""
+"""Work spread over processes, with results in order and memory that does not grow with their number; and threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -46,6 +46,21 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) ->
         raise OSError("a worker process died; is there enough memory? Try fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def thread_pool(num: int, cores_each: int = 1) -> ThreadPoolExecutor:
+    """`num` threads of this process; what each gives to torch runs on `cores_each` cores.
+
+    Torch's own threads meet after every operation, and one that is late holds up all. These meet when asked to.
+    """
+
+    def enter() -> None:
+        import torch
+
+        torch.set_num_threads(cores_each)
+        torch.get_num_threads()  # makes it final for this thread
+
+    return ThreadPoolExecutor(num, initializer=enter)
 
 
 def _enter_worker() -> None:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from began import equilibrium
 from began.batches import output_to_pixels, pixels_to_input
 from began.networks import Discriminator, Generator, uniform_z
 from began.seeds import derive_seed
@@ -43,7 +44,7 @@ def reconstruction_loss(D: Discriminator, images: Pixels, eta: int, batch_size: 
     total = 0.0
     for first in range(0, len(images), batch_size):
         v = pixels_to_input(torch.from_numpy(np.array(images[first : first + batch_size])).to(device))
-        total += ((v - D(v)).abs() ** eta).mean(dim=(1, 2, 3)).double().sum().item()
+        total += equilibrium.reconstruction_loss(v, D(v), eta).double().sum().item()
     return total / len(images)
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from began import equilibrium
-from began.batches import Batches
+from began.batches import MOST_PLANNED, Batches
+from began.cuda_graph import RecordedWork
 from began.devices import resolve_precision
 from began.networks import Discriminator, Generator, uniform_z
+from began.parallel import thread_pool
 from began.params import Params
 from began.seeds import derive_seed
 
@@ -44,11 +46,11 @@ class Record:
 class Players(nn.Module):
     """G and D, and both players' losses in one call.
 
-    One backward for both. With L_D = L(x) − k_t·L(G(z)) and L_G = L(G(z)), the sum L(x) + L(G(z)) has the right
-    gradient everywhere but in one place: D's parameters should receive −k_t times what L(G(z)) sends them. So the
-    fake half sees D's parameters through an identity whose backward multiplies by −k_t. It scales only what reaches
-    the parameters; what reaches G(z), through D(v) and v, stays ∂L_G/∂G(z). A single
-    `(L_real + L_fake).backward()` then leaves ∂L_D/∂θ_D on D and ∂L_G/∂θ_G on G.
+    One backward for both, `(L_real + L_fake).backward()`. Behind L_fake an identity multiplies its gradient by −k,
+    k = k_t, so that D gets that of L_D = L(x) − k·L(G(z)). The fake half brings −k·∂L(G(z))/∂G(z) to the border between
+    D and G, through D(v) and v alike; there an identity divides it by −k, and what goes on into G is ∂L_G/∂G(z). For
+    k_t = 0 stands k = 2^−64, which is lost in the rounding of D's gradient and divides without any. So x and G(z) are
+    one batch, and a step is one pass of D over both and one back.
     """
 
     def __init__(self, G: Generator, D: Discriminator, eta: int) -> None:
@@ -63,11 +65,11 @@ class Players(nn.Module):
         Paper: z_D and z_G are two draws; here: one draw for both, as in every public implementation, because both
         gradients stay unbiased and one pass of G is enough.
         """
-        fake = self.G(z, carry)
-        theta_D = {name: equilibrium.scale_gradient(p, -k_t) for name, p in self.D.named_parameters()}
-        L_real = equilibrium.reconstruction_loss(x, self.D(x, carry), self.eta)
-        L_fake = equilibrium.reconstruction_loss(fake, functional_call(self.D, theta_D, (fake, carry)), self.eta)
-        return L_real, L_fake
+        k = k_t.clamp(min=equilibrium.SMALLEST_K)
+        v = x, equilibrium.scale_gradient(self.G(z, carry), -1 / k)
+        losses = equilibrium.reconstruction_loss(torch.cat(v), self.D(v, carry), self.eta)  # (2·B,)
+        L_real, L_fake = losses[: len(x)].mean(), losses[len(x) :].mean()
+        return L_real, equilibrium.scale_gradient(L_fake, -k)
 
 
 class Training:
@@ -85,12 +87,18 @@ class Training:
         architecture = (image_size, train.n_filters, train.N_h, train.skip_connections)
         G = Generator(*architecture)
         D = Discriminator(*architecture)
-        self.players = Players(G, D, train.eta).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.players = Players(G, D, train.eta).to(device)
+        if train.batch_size > 1:  # torch's convolution of a single small image fails with them
+            self.players.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.G_ema = copy.deepcopy(self.players.G).requires_grad_(False)
         self.z_generator = torch.Generator(device).manual_seed(derive_seed(params.seed, "training z"))
         self.learning_rate = torch.tensor(train.learning_rate, device=device)
         self.optimizer = torch.optim.Adam(
-            self.players.parameters(), lr=self.learning_rate, betas=(train.beta_1, train.beta_2), fused=True
+            self.players.parameters(),
+            lr=self.learning_rate,
+            betas=(train.beta_1, train.beta_2),
+            fused=True,
+            capturable=device.type == "cuda",
         )
         self.num_done = 0
         self.step_count = torch.zeros((), device=device)
@@ -98,18 +106,25 @@ class Training:
         self.sums = torch.zeros(4, device=device)  # of M_global, L_real, L_fake, L_D since the last record
         self.window_sum = torch.zeros((), device=device)  # of M_global since the last decision on the plateau
         self.window_best = torch.full((), torch.inf, device=device)
+        self._halves = _two_threads(train.batch_size) if device.type == "cpu" else None
 
     def step(self, x: Tensor) -> None:
         """One update of both players on x (B, 3, S, S) in [−1, 1]."""
+        self.update(x)
+        self.count()
+
+    def update(self, x: Tensor) -> None:
+        """The device's part of a step: the same operations on the same memory each time, so that a graph can hold it.
+
+        But for the carry: they change when `num_done` reaches `vanishing_residual_steps`.
+        """
         train, gamma = self.params.train, self.params.gamma
         z = uniform_z(len(x), train.N_h, self.z_generator)
         carry = None
         if self.num_done < train.vanishing_residual_steps:
             carry = 1 - self.step_count / train.vanishing_residual_steps
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            L_real, L_fake = self.players(x, z, self.k_t, carry)
         self.optimizer.zero_grad(set_to_none=True)
-        (L_real + L_fake).backward()
+        L_real, L_fake = self._backward(x, z, carry)
         self.optimizer.step()
         with torch.no_grad():
             L_D = equilibrium.discriminator_loss(L_real, L_fake, self.k_t)
@@ -118,32 +133,56 @@ class Training:
             self.sums += torch.stack((M_global, L_real, L_fake, L_D))
             self.window_sum += M_global
             self.step_count += 1
-            self.num_done += 1
             self._average()
-            self._decay()
+            if train.learning_rate_decay == "cosine":
+                self._follow_cosine()
+
+    def count(self) -> None:
+        """The host's part of a step: what it decides now and then, from the number of steps alone."""
+        self.num_done += 1
+        train = self.params.train
+        if train.learning_rate_decay == "plateau" and self.num_done % train.decay_steps == 0:
+            self._halve_on_plateau()
+
+    def _backward(self, x: Tensor, z: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Leaves both players' gradients; returns L_real and L_fake."""
+
+        def backward(x: Tensor, z: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16", cache_enabled=False):
+                L_real, L_fake = self.players(x, z, self.k_t, carry)
+            part = len(x) / self.params.train.batch_size
+            ((L_real + L_fake) * part).backward()
+            return torch.stack((L_real, L_fake)).detach() * part
+
+        if self._halves is None:
+            losses = backward(x, z)
+        else:
+            first, second = self._halves.map(backward, x.chunk(2), z.chunk(2))
+            losses = first + second
+        return losses[0], losses[1]
 
     def _average(self) -> None:
         """G_ema ← G_ema + (1 − decay)·(G − G_ema); shorter at first, so that the initial weights are soon forgotten."""
         decay = torch.clamp((1 + self.step_count) / (10 + self.step_count), max=self.params.train.ema_decay)
-        averages, raw = list(self.G_ema.parameters()), list(self.players.G.parameters())
+        averages: list[Tensor] = list(self.G_ema.parameters())
+        raw: list[Tensor] = list(self.players.G.parameters())
         differences = torch._foreach_sub(raw, averages)
         torch._foreach_mul_(differences, 1 - decay)
         torch._foreach_add_(averages, differences)
 
-    def _decay(self) -> None:
-        train = self.params.train
-        start, floor = train.learning_rate, train.learning_rate_floor
-        if train.learning_rate_decay == "cosine":
-            phase = (self.step_count / train.decay_steps).clamp(max=1) * torch.pi
-            self.learning_rate.copy_(floor + (start - floor) * (1 + torch.cos(phase)) / 2)
-        elif self.num_done % train.decay_steps == 0:
-            # Paper: halved "when the measure of convergence stalls"; here: when its mean over a window is not below
-            # the best window's, and never under the floor, because without one late collapses were seen.
-            mean = self.window_sum / train.decay_steps
-            halved = (self.learning_rate / 2).clamp(min=floor)
-            self.learning_rate.copy_(torch.where(mean < self.window_best, self.learning_rate, halved))
-            self.window_best.copy_(torch.minimum(mean, self.window_best))
-            self.window_sum.zero_()
+    def _follow_cosine(self) -> None:
+        start, floor = self.params.train.learning_rate, self.params.train.learning_rate_floor
+        phase = (self.step_count / self.params.train.decay_steps).clamp(max=1) * torch.pi
+        self.learning_rate.copy_(floor + (start - floor) * (1 + torch.cos(phase)) / 2)
+
+    def _halve_on_plateau(self) -> None:
+        # Paper: halved "when the measure of convergence stalls"; here: when its mean over a window is not below
+        # the best window's, and never under the floor, because without one late collapses were seen.
+        mean = self.window_sum / self.params.train.decay_steps
+        halved = (self.learning_rate / 2).clamp(min=self.params.train.learning_rate_floor)
+        self.learning_rate.copy_(torch.where(mean < self.window_best, self.learning_rate, halved))
+        self.window_best.copy_(torch.minimum(mean, self.window_best))
+        self.window_sum.zero_()
 
     def read_record(self, num_steps: int, images_per_second: float) -> Record:
         """The point of the curve over the last `num_steps` steps; here the host waits for the device."""
@@ -165,23 +204,51 @@ class Training:
 def train(training: Training, batches: Batches, record_every: int) -> Iterator[Record]:
     """Trains to `params.train.num_steps`; yields every `record_every` steps and at the end.
 
-    Raises ValueError when a loss is no longer finite, at the record that shows it.
+    Between records the host never waits for the device. Raises ValueError when a loss is no longer finite, at the
+    record that shows it.
     """
     settings = training.params.train
     last_step, last_time = training.num_done, time.perf_counter()
+    update = _update_of(training, batches)
     while training.num_done < settings.num_steps:
-        training.step(batches[training.num_done])
-        step = training.num_done
-        if step % record_every == 0 or step == settings.num_steps:
-            if training.device.type == "cuda":
-                torch.cuda.synchronize(training.device)
-            now = time.perf_counter()
-            num_images = (step - last_step) * settings.batch_size
-            record = training.read_record(step - last_step, num_images / (now - last_time))
-            if not np.isfinite(record.M_global):
-                raise ValueError(
-                    f"M_global is {record.M_global} after step {step}: training diverged; "
-                    f"train.learning_rate: {settings.learning_rate}, expected a lower one"
-                )
-            yield record
-            last_step, last_time = step, time.perf_counter()
+        next_record = min((training.num_done // record_every + 1) * record_every, settings.num_steps)
+        stop = min(next_record, training.num_done + MOST_PLANNED)
+        batches.seek(training.num_done, stop - training.num_done)
+        while training.num_done < stop:
+            batches.fetch()
+            update()
+            training.count()
+            if training.num_done == settings.vanishing_residual_steps:
+                update = _update_of(training, batches)
+        if training.num_done < next_record:
+            continue
+        if training.device.type == "cuda":
+            torch.cuda.synchronize(training.device)
+        num_images = (next_record - last_step) * settings.batch_size
+        record = training.read_record(next_record - last_step, num_images / (time.perf_counter() - last_time))
+        if not np.isfinite(record.M_global):
+            raise ValueError(
+                f"M_global is {record.M_global} after step {record.step}: training diverged; "
+                f"train.learning_rate: {settings.learning_rate}, expected a lower one"
+            )
+        yield record
+        last_step, last_time = next_record, time.perf_counter()
+
+
+def _update_of(training: Training, batches: Batches) -> Callable[[], None]:
+    """One update on the next of `batches`; on CUDA it is recorded soon and then replayed."""
+
+    def update() -> None:
+        training.update(batches.gather())
+
+    return RecordedWork(update, training.z_generator) if training.device.type == "cuda" else update
+
+
+def _two_threads(batch_size: int) -> ThreadPoolExecutor | None:
+    """For each half of a batch a thread with half of the cores; None where that cannot be.
+
+    Two, because a sum of two gradients is the same in either order. As fast as one thread with all cores where nothing
+    else runs, and much faster beside another process: benchmarks/train_step.py.
+    """
+    cores = torch.get_num_threads()
+    return thread_pool(2, cores // 2) if cores % 2 == 0 and batch_size % 4 == 0 else None

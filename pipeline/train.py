@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    import torch
+
     from began.hdf5 import ImageFile
     from began.training import Record, Training
 
@@ -38,9 +41,9 @@ def train(
     # experiment say, that made training ten times slower; so short a spin costs nothing. Read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-    from began.batches import Batches
+    from began.batches import open_batches
     from began.checkpoint import write_model
-    from began.devices import device_name, resolve_device
+    from began.devices import device_name, explained_memory, resolve_device
     from began.files import replace_folder
     from began.hdf5 import open_images
     from began.progress import Progress
@@ -55,9 +58,14 @@ def train(
             f"{images}: images of size {file.image_size}, expected {settings.preprocess.image_size} "
             f"(profiles.{settings.profile}.preprocess.image_size)"
         )
-    training = Training(settings, file.image_size, resolve_device(device))
-    batches = Batches(file.train, settings.train.batch_size, settings.seed, training.device)
+    chosen = resolve_device(device)
+    if settings.train.precision == "bfloat16":
+        _warn_of_slow_bfloat16(chosen)
     num_steps, batch_size = settings.train.num_steps, settings.train.batch_size
+    smaller = f"train.batch_size: {batch_size}, train.n_filters: {settings.train.n_filters}, expected less of either"
+    with explained_memory(chosen, smaller):
+        training = Training(settings, file.image_size, chosen)
+        batches = open_batches(file.train, batch_size, settings.seed, chosen)
     record_every = max(1, min(num_steps // NUM_RECORDS, MOST_STEPS_A_RECORD))
     picture_steps = _picture_steps(num_steps, record_every)
     data = {
@@ -69,6 +77,7 @@ def train(
         "credit": file.credit,
     }
     with (
+        explained_memory(chosen, smaller),
         replace_folder(model) as folder,
         tracking.start_run(settings.flat(), data) as run,
         ProgressBar("train") as bar,
@@ -100,6 +109,18 @@ def train(
         run.set_tag("model_digest", digest)
         run.log_file(folder / "model.json")
     print(f"{model}: {num_steps} steps, M_global {record.M_global:.4f}, k_t {record.k_t:.3f}")
+
+
+def _warn_of_slow_bfloat16(device: torch.device) -> None:
+    from began.devices import bfloat16_slowdown, device_name
+
+    slowdown = bfloat16_slowdown(device)
+    if slowdown > 1:
+        print(
+            f"train.precision: bfloat16 is slower than float32 on {device_name(device)}: a matrix product takes "
+            f"{slowdown:.1f} times as long; auto chooses what is faster",
+            file=sys.stderr,
+        )
 
 
 def _picture_steps(num_steps: int, record_every: int) -> set[int]:

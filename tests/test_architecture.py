@@ -14,14 +14,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Each module may import from the lines above its own only.
 LAYERS = [
-    "began began.files began.parallel began.progress began.seeds pipeline",
+    "began began.cuda_graph began.files began.parallel began.progress began.seeds pipeline",
     "began.networks began.equilibrium began.hdf5 began.images began.params began.archives began.card began.devices",
     "began.batches began.checkpoint began.features began.sources",
     "began.training began.sampling began.metrics",
     "pipeline.progress pipeline.workspace",
     "pipeline.plots",
     "pipeline.tracking pipeline.report",
-    "pipeline.download pipeline.preprocess pipeline.train pipeline.evaluate pipeline.sample pipeline.ui",
+    "pipeline.download pipeline.preprocess pipeline.train pipeline.evaluate pipeline.sample pipeline.log pipeline.ui",
     "pipeline.cli",
 ]
 SINGLE_USERS = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from began.batches import Batches, output_to_pixels, pixels_to_input
+from began.batches import Batches, PinnedBatches, ResidentBatches, open_batches, output_to_pixels, pixels_to_input
 
 CPU = torch.device("cpu")
 
@@ -38,9 +38,48 @@ def test_a_batch_depends_on_seed_and_step_alone():
 
 def test_a_batch_holds_the_rows_it_names():
     batches = Batches(numbered_rows(50), 8, seed=1, device=CPU)
-    x = batches[4]
-    assert x.shape == (8, 3, 32, 32) and x.dtype == torch.float32
-    assert np.array_equal(output_to_pixels(x)[:, 0, 0, 0].numpy(), batches.indices(4))
+    assert np.array_equal(batches.rows(4)[:, 0, 0, 0].numpy(), batches.indices(4))
+
+
+@pytest.mark.parametrize("kind", [Batches, ResidentBatches, PinnedBatches])
+def test_the_device_gets_the_batches_in_order_wherever_the_rows_live(kind):
+    rows = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+    expected = Batches(rows, 8, seed=1, device=CPU)
+    batches = kind(rows, 8, seed=1, device=CPU)
+    for first, num in ((0, 3), (3, 9), (12, 2), (5, 4)):  # on and on, then back
+        batches.seek(first, num)
+        for step in range(first, first + num):
+            batches.fetch()
+            x = batches.gather()
+            assert x.shape == (8, 3, 32, 32) and x.dtype == torch.float32
+            assert x.is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(output_to_pixels(x), expected.rows(step)), (first, step)
+
+
+@pytest.mark.parametrize("kind", [ResidentBatches, PinnedBatches])
+def test_what_a_graph_would_hold_stays_where_it_is(kind):
+    """A replayed graph reads the same memory each time: no seek may move it, however long its plan is."""
+    batches = kind(numbered_rows(50), 8, seed=1, device=CPU)
+
+    def addresses():
+        return {name: value.data_ptr() for name, value in vars(batches).items() if isinstance(value, torch.Tensor)}
+
+    batches.seek(0, 2)
+    batches.fetch()
+    first = addresses()
+    for step, num in ((1, 10), (11, 1), (0, 300)):
+        batches.seek(step, num)
+        batches.fetch()
+        batches.gather()
+        assert addresses().items() >= {k: v for k, v in first.items() if k != "_batch"}.items()
+
+
+def test_a_cpu_reads_the_rows_where_they_are_mapped():
+    rows = numbered_rows(20)
+    batches = open_batches(rows, 4, 0, CPU)
+    assert type(batches) is Batches
+    rows[:] = 7  # seen through: nothing was copied
+    assert batches.rows(0).eq(7).all()
 
 
 def test_pixels_are_centred_on_zero():

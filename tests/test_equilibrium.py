@@ -19,10 +19,16 @@ def test_reconstruction_loss_is_the_mean_of_the_error_to_the_power_eta(eta, expe
     assert reconstruction_loss(v, D_v, eta).item() == pytest.approx(expected)
 
 
+def test_reconstruction_loss_is_of_each_image():
+    v, D_v = torch.zeros(2, 3, 2, 2), torch.zeros(2, 3, 2, 2)
+    D_v[1] = 0.5
+    assert reconstruction_loss(v, D_v, eta=1).tolist() == [0, 0.5]
+
+
 def test_reconstruction_loss_sends_a_gradient_through_both_sides():
     v = torch.full((1, 3, 2, 2), 0.5, requires_grad=True)
     D_v = torch.zeros(1, 3, 2, 2, requires_grad=True)
-    reconstruction_loss(v, D_v, eta=1).backward()
+    reconstruction_loss(v, D_v, eta=1).mean().backward()
     torch.testing.assert_close(v.grad, torch.full_like(v, 1 / 12))
     torch.testing.assert_close(D_v.grad, torch.full_like(v, -1 / 12))
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from began.batches import Batches
-from began.devices import resolve_device, resolve_precision
+from began.batches import Batches, PinnedBatches, ResidentBatches
+from began.devices import bfloat16_slowdown, explained_memory, resolve_device, resolve_precision
 from began.equilibrium import scale_gradient
 from began.networks import Discriminator, Generator, uniform_z
 from began.params import Params, load_params
@@ -76,13 +78,13 @@ def test_one_backward_leaves_both_players_gradients(k_t, eta, skip_connections, 
 
 
 def test_generator_loss_leaves_no_gradient_in_discriminator():
-    """At k_t = 0 the discriminator must not feel the fake half at all."""
+    """At k_t = 0 the discriminator must not feel the fake half: what is left is far below the rounding of the real."""
     torch.manual_seed(0)
     G, D = Generator(32, 3, 5, True), Discriminator(32, 3, 5, True)
     x, z = torch.rand(2, 3, 32, 32), torch.rand(2, 5)
     _, L_fake = Players(G, D, 1)(x, z, torch.tensor(0.0), None)
     L_fake.backward()
-    assert all(p.grad is None or p.grad.abs().max() == 0 for p in D.parameters())
+    assert all(p.grad.abs().max() < 1e-18 for p in D.parameters())
     assert all(p.grad.abs().max() > 0 for p in G.parameters())
 
 
@@ -135,7 +137,7 @@ def test_plateau_halves_the_rate_when_M_global_stalls_and_keeps_the_floor():
     for mean in (0.5, 0.4, 0.45, 0.41, 0.42):  # falls, falls, stalls, stalls, stalls
         training.num_done += 2
         training.window_sum.fill_(2 * mean)
-        training._decay()
+        training._halve_on_plateau()
         rates.append(training.learning_rate.item())
     assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 3e-4, 3e-4])
 
@@ -216,16 +218,150 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         list(train(*with_batches(training, random_rows()), record_every=1))
 
 
-def test_no_step_waits_for_the_host_between_records(monkeypatch):
-    """PyTorch-GAN called `.item()` on every step."""
-    training = Training(settings(num_steps=4), 32, CPU)
-    calls = []
-    for name in ("item", "tolist", "__float__", "__bool__"):
-        original = getattr(torch.Tensor, name)
-        monkeypatch.setattr(torch.Tensor, name, lambda self, o=original, n=name: calls.append(n) or o(self))
-    for step in range(3):
-        training.step(torch.rand(4, 3, 32, 32))
-        assert calls == [], f"step {step}"
+class Recording(TorchDispatchMode):
+    """What a CUDA graph does, on any device: keeps operations and the memory they used; replays them blindly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self) -> None:
+        with torch.no_grad():
+            for func, args, kwargs, result in self.calls:
+                again = func(*args, **kwargs)
+                if any(value.alias_info is not None for value in func._schema.returns):
+                    continue  # the same memory: changed in place, or a view
+                for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                    if isinstance(old, torch.Tensor):
+                        old.copy_(new)
+
+
+@pytest.mark.parametrize("decay", ["cosine", "plateau"])
+@pytest.mark.parametrize("vanishing_residual_steps", [0, 100])
+@pytest.mark.parametrize("kind", [ResidentBatches, PinnedBatches])
+def test_a_recorded_step_replays_as_the_next_steps(decay, vanishing_residual_steps, kind):
+    """Nothing in a step may be fixed by the host: not k_t, the learning rate, the carry, z, nor the batch."""
+    params = settings(
+        learning_rate_decay=decay, decay_steps=2, vanishing_residual_steps=vanishing_residual_steps, num_steps=8
+    )
+    states = []
+    for recorded in (False, True):
+        training = Training(params, 32, CPU)
+        batches = kind(random_rows(), params.train.batch_size, params.seed, CPU)
+        batches.seek(0, 8)
+        recording = None
+        for step in range(8):
+            batches.fetch()
+            if recording is not None:
+                recording.replay()
+            elif recorded and step == 3:
+                with Recording() as recording:
+                    training.update(batches.gather())
+            else:
+                training.update(batches.gather())
+            training.count()
+        state = [*training.players.parameters(), *training.G_ema.parameters(), training.sums, training.window_sum]
+        states.append([t.detach().clone() for t in (*state, training.k_t, training.learning_rate)])
+    assert states[0][-2] > 0 and states[0][-1] < params.train.learning_rate
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
+@pytest.mark.parametrize("skip_connections", [False, True])
+def test_no_step_waits_for_the_host_or_brings_a_constant(skip_connections):
+    """PyTorch-GAN called `.item()` on every step. A constant made on the host would have to be copied, with a wait."""
+    params = settings(skip_connections=skip_connections, vanishing_residual_steps=100)
+    training = Training(params, 32, CPU)
+    batches = ResidentBatches(random_rows(), params.train.batch_size, 0, CPU)
+    batches.seek(0, 4)
+    for _ in range(3):
+        with Recording() as recording:
+            training.update(batches.gather())
+    names = {str(func).split(".")[1] for func, *_ in recording.calls}
+    assert {"convolution", "convolution_backward", "_fused_adam_"} <= names
+    assert not names & {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "lift_fresh", "_to_cpu"}
+
+
+@pytest.fixture
+def two_cores():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_threads_with_half_a_batch_each_leave_the_gradients_of_the_whole(two_cores):
+    x, z = torch.rand(8, 3, 32, 32).double() * 2 - 1, torch.rand(8, 8).double() * 2 - 1
+    found = []
+    for split in (False, True):
+        training = Training(settings(batch_size=8), 32, CPU)
+        assert training._halves is not None
+        if not split:
+            training._halves = None
+        training.players.double()
+        training.k_t.fill_(0.3)
+        losses = training._backward(x, z, None)
+        found.append([*losses, *(p.grad for p in training.players.parameters())])
+    for whole, halves in zip(*found, strict=True):
+        assert (whole - halves).abs().max() <= 1e-12 * whole.abs().max()
+
+
+def test_two_threads_train_the_same_bits_each_time(two_cores):
+    def weights():
+        training = Training(settings(batch_size=8, num_steps=10), 32, CPU)
+        list(train(*with_batches(training, random_rows()), record_every=5))
+        return torch.cat([p.flatten() for p in training.players.parameters()])
+
+    assert torch.equal(weights(), weights())
+
+
+def test_a_failure_in_one_thread_reaches_the_caller(two_cores):
+    training = Training(settings(batch_size=8), 32, CPU)
+    with pytest.raises(RuntimeError):
+        training.step(torch.rand(8, 5, 32, 32))  # five channels
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 6])
+def test_any_batch_size_trains(two_cores, batch_size):
+    """Torch's convolution of one small image fails with weights that are channels last."""
+    training = Training(settings(batch_size=batch_size, num_steps=2), 32, CPU)
+    records = list(train(*with_batches(training, random_rows()), record_every=1))
+    assert all(0 < record.M_global < 10 for record in records)
+
+
+def test_bfloat16_ends_where_float32_does():
+    """The short form of benchmarks/precision.py. Two seeds differ by 1 % here, the two precisions by 0.02 %."""
+    ends = {}
+    for precision in ("float32", "bfloat16"):
+        params = settings(precision=precision, num_steps=50, decay_steps=50)
+        ends[precision] = list(train(*with_batches(Training(params, 32, CPU), random_rows()), record_every=50))[-1]
+    assert ends["bfloat16"].M_global != ends["float32"].M_global  # it did run
+    assert ends["bfloat16"].M_global == pytest.approx(ends["float32"].M_global, rel=2e-3)
+    assert ends["bfloat16"].k_t == pytest.approx(ends["float32"].k_t, rel=2e-2)
+
+
+def test_weights_stay_float32_in_bfloat16():
+    training = Training(settings(precision="bfloat16"), 32, CPU)
+    training.step(torch.rand(4, 3, 32, 32))
+    assert {p.dtype for p in training.players.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in training.players.parameters()} == {torch.float32}
+
+
+def test_too_little_memory_is_one_line_that_says_what_to_change():
+    expected = r"^cpu: its memory is too small for this; train.batch_size: 16$"
+    with pytest.raises(ValueError, match=expected), explained_memory(CPU, "train.batch_size: 16"):
+        torch.empty(2**60)
+    with pytest.raises(RuntimeError, match="something else"), explained_memory(CPU, ""):
+        raise RuntimeError("something else")
+
+
+def test_the_slowdown_of_bfloat16_is_measured():
+    native = resolve_precision("auto", CPU) == "bfloat16"
+    assert (bfloat16_slowdown(CPU) < 1) == native
 
 
 def test_scale_gradient_touches_parameters_only():
@@ -263,7 +399,7 @@ def test_weights_training_z_and_samples_share_no_random_numbers():
     assert not (samples[:, None] == trained_on[None]).all(dim=2).any()
 
 
-def test_a_step_passes_each_half_through_the_discriminator_once_and_backward_once(monkeypatch):
+def test_a_step_passes_both_halves_through_the_discriminator_at_once_and_backward_once(monkeypatch):
     """PyTorch-GAN ran two backward passes, and the fake half twice through D."""
     training = Training(settings(), 32, CPU)
     passes, backwards = [], []
@@ -271,4 +407,4 @@ def test_a_step_passes_each_half_through_the_discriminator_once_and_backward_onc
     backward = torch.Tensor.backward
     monkeypatch.setattr(torch.Tensor, "backward", lambda self, **_: backwards.append(1) or backward(self))
     training.step(torch.rand(4, 3, 32, 32))
-    assert (len(passes), len(backwards)) == (2, 1)
+    assert (len(passes), len(backwards)) == (1, 1)
