@@ -24,7 +24,7 @@ lint: $(READY)
 	@mypy
 
 bench: $(READY)
-	@for name in train_step read_batches preprocess logging; do echo "benchmarks/$$name.py"; python -m benchmarks.$$name || exit 1; done
+	@for name in train_step read_batches preprocess end_to_end; do echo "benchmarks/$$name.py"; python -m benchmarks.$$name || exit 1; done
 
 experiments: $(READY)
 	@dvc exp show --only-changed --no-pager --drop '.*/|images|Created|Executor|num_|kid_|reconstruction_|.*_baseline'

@@ -5,7 +5,7 @@
 The rate: preprocess from the archive to the finished file, over reading the same members and decoding them at full size
 (`PIL.Image.open(…).load()`), thrown away at once, by as many processes of the same pool. Pairs are interleaved, the
 median of their ratios counts. Start-up of the processes is in both. Memory: peak of the sum of RssAnon over all
-processes, of preprocess and of the part of train that draws batches from the file.
+processes. Train's memory is a row of read_batches.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from benchmarks.report import print_table, write
 from pipeline.preprocess import write_rows
 
 NUM_PICTURES = 200  # different ones; an archive repeats them
+NUM_IMAGES = 4000
+NUM_PHOTOGRAPHS = 1000
+NUM_PAIRS = 3
 TASK_IMAGES = 64
 
 
@@ -99,19 +102,6 @@ def preprocess_all(archive: Path, output: Path, image_size: int, crop: str, work
         pass
 
 
-def draw_batches(path: Path) -> None:
-    """What train does with the rows: two epochs of batches."""
-    import torch
-
-    from began.batches import Batches
-    from began.hdf5 import open_images
-
-    rows = open_images(path).train
-    batches = Batches(rows, batch_size=16, seed=0, device=torch.device("cpu"))
-    for step in range(2 * len(rows) // 16):
-        batches[step]
-
-
 def seconds_of(function: Callable[..., None], *arguments: object) -> float:
     start = time.perf_counter()
     function(*arguments)
@@ -122,14 +112,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the images, and no JSON: shows that it works")
     quick = parser.parse_args().quick
-    workers, pairs, scale = num_cores(), 3 if quick else 5, 10 if quick else 1
+    workers, scale = num_cores(), 10 if quick else 1
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         aligned = jpegs(NUM_PICTURES, 178, 218)
         kinds = [
-            ("avatars, PNG 128×128", avatars(NUM_PICTURES, folder), "png", 10_000, [(32, "centre")]),
-            ("like CelebA, JPEG 178×218", aligned, "jpg", 10_000, [(32, "face"), (64, "face"), (128, "face")]),
-            ("photographs, JPEG 1024×768", jpegs(20, 1024, 768), "jpg", 1_500, [(64, "centre")]),
+            ("avatars, PNG 128×128", avatars(NUM_PICTURES, folder), "png", NUM_IMAGES, [(32, "centre")]),
+            ("like CelebA, JPEG 178×218", aligned, "jpg", NUM_IMAGES, [(32, "face"), (64, "face"), (128, "face")]),
+            ("photographs, JPEG 1024×768", jpegs(20, 1024, 768), "jpg", NUM_PHOTOGRAPHS, [(64, "centre")]),
         ]
         rows = []
         for name, pictures, suffix, num_images, uses in kinds:
@@ -137,21 +127,18 @@ def main() -> None:
             for image_size, crop in uses:
                 rows.append(
                     row(f"{name} → {image_size}, {crop}", num_images // scale)
-                    | rates(archive, folder / "images.h5", num_images // scale, image_size, crop, workers, pairs)
+                    | rates(archive, folder / "images.h5", num_images // scale, image_size, crop, workers)
                 )
         for num_images in (10_000, 40_000):
             archive = make_archive(folder / "images.zip", aligned, num_images // scale, "jpg")
-            file = folder / "images.h5"
-            for what, function, arguments in (
-                ("memory of preprocess", preprocess_all, (archive, file, 32, "face", workers)),
-                ("memory of train's data part", draw_batches, (file,)),
-            ):
-                peak = peak_rss_anon(function, *arguments)
-                rows.append(row(what, num_images // scale) | {"peak_rss_anon_mib": peak / 2**20})
+            peak = peak_rss_anon(preprocess_all, archive, folder / "images.h5", 32, "face", workers)
+            rows.append(
+                row("memory of preprocess → 32, face", num_images // scale) | {"peak_rss_anon_mib": peak / 2**20}
+            )
     if quick:
         print_table(rows)
     else:
-        write("preprocess", {"workers": workers, "pairs": pairs, "num_pictures": NUM_PICTURES}, rows)
+        write("preprocess", {"workers": workers, "pairs": NUM_PAIRS, "num_pictures": NUM_PICTURES}, rows)
 
 
 def row(what: str, num_images: int) -> dict[str, str | float | int | None]:
@@ -159,11 +146,9 @@ def row(what: str, num_images: int) -> dict[str, str | float | int | None]:
     return {"what": what, "num_images": num_images} | dict.fromkeys(measured)
 
 
-def rates(
-    archive: Path, output: Path, num_images: int, image_size: int, crop: str, workers: int, pairs: int
-) -> dict[str, float]:
+def rates(archive: Path, output: Path, num_images: int, image_size: int, crop: str, workers: int) -> dict[str, float]:
     bare, ours = [], []
-    for _ in range(pairs):
+    for _ in range(NUM_PAIRS):
         bare.append(seconds_of(decode_all, archive, workers))
         ours.append(seconds_of(preprocess_all, archive, output, image_size, crop, workers))
     return {

@@ -19,7 +19,7 @@ Row = Mapping[str, str | float | int | None]
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, memory, and the GPU where torch is loaded and sees one."""
+    """Processor, cores this process may use, memory, and the GPU and its memory where torch is loaded and sees one."""
     found: dict[str, Any] = {
         "processor": _processor(),
         "num_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -28,7 +28,9 @@ def hardware() -> dict[str, Any]:
     }
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
+        gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+        found["gpu"] = gpu.name
+        found["gpu_memory_gib"] = round(gpu.total_memory / 2**30, 1)
     return found
 
 

@@ -2,140 +2,180 @@
 
     python -m benchmarks.train_step [--device cpu|cuda] [--quick]
 
-Both steps start from the same weights and run in turn in one process; the median over the pairs counts. GFLOP per image
-come from PyTorch's flop counter. The ceiling is the best rate of a large matrix product in the same number format,
-measured in the same process between the pairs. Rows of the other device stay as they were measured last.
+Both steps start from the same weights and run in turn in one process; the median over the pairs counts. Ours is all
+that `train` does between two records, gathering rows and drawing z included; the textbook loop is handed its images.
+GFLOP per image come from PyTorch's flop counter. The ceiling is the best rate of a large matrix product in the same
+number format, measured in the same process between the pairs. Some rows show why the step is as it is, with the way
+that was not taken: on a CPU the batch as a whole instead of a half for each of two threads, alone and beside a process
+that keeps one core busy; on CUDA each operation launched by itself, or a graph of what torch.compile makes, instead of
+a graph of the operations. Rows of the other device stay as they were measured last.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/train.py does, before torch is loaded
+
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from began.batches import MOST_PLANNED, open_batches
+from began.cuda_graph import RecordedWork
 from began.devices import resolve_device, resolve_precision
 from began.networks import Discriminator, Generator
 from began.params import load_params
 from began.training import Players, Training
-from benchmarks.report import FOLDER, Row, write
+from benchmarks.report import FOLDER, Row, print_table, write
 from benchmarks.textbook import TextbookTraining
 
 SECONDS_A_SIDE = 1.5  # of each side of a pair, at least one step
+NUM_ROWS = 256
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
-class Size:
-    name: str
+class Case:
+    size: str
     image_size: int
     n_filters: int
     N_h: int
     skip_connections: bool
     batch_size: int
     num_pairs: int
+    way: str = "halves"  # halves | whole, on a CPU; graph | launches | compiled graph, on CUDA
+    busy: bool = False  # beside another process
 
 
-def sizes(device: str) -> list[Size]:
-    """paper.md's three sizes, and the quick profile as it stands in params.yaml."""
+def cases(device: str) -> list[Case]:
+    """The quick profile as it stands in params.yaml, and paper.md's three sizes."""
     quick = load_params(FOLDER.parent / "params.yaml")
     train = quick.train
-    of_128 = (16, 7) if device == "cuda" else (2, 1)
-    return [
-        Size(
-            "quick profile",
-            quick.preprocess.image_size,
-            train.n_filters,
-            train.N_h,
-            train.skip_connections,
-            train.batch_size,
-            7,
-        ),
-        Size("32×32", 32, 32, 32, False, 16, 7),
-        Size("64×64", 64, 64, 64, False, 16, 5),
-        Size("128×128", 128, 128, 128, False, *of_128),
+    architecture = (quick.preprocess.image_size, train.n_filters, train.N_h, train.skip_connections)
+    found = [
+        Case("quick profile", *architecture, train.batch_size, num_pairs=9),
+        Case("32×32", 32, 32, 32, False, 16, num_pairs=9),
+        Case("64×64", 64, 64, 64, False, 16, num_pairs=7),
+        Case("128×128", 128, 128, 128, False, 2 if device == "cpu" else 16, num_pairs=1 if device == "cpu" else 7),
     ]
+    if device == "cuda":
+        found = [replace(case, way="graph") for case in found]
+        return [*found, replace(found[2], way="launches"), replace(found[2], way="compiled graph")]
+    whole = replace(found[0], way="whole", num_pairs=5)
+    return [*found, whole, replace(whole, busy=True), replace(whole, way="halves", busy=True)]
 
 
-def measure(size: Size, device: torch.device, precision: str, num_pairs: int) -> Row:
+def measure(case: Case, device: torch.device, precision: str, num_pairs: int) -> Row:
     """One row of the table."""
-    ours = _training(size, device, precision)
-    textbook = TextbookTraining(ours.players.G, ours.players.D)
-    x = torch.rand(size.batch_size, 3, size.image_size, size.image_size, device=device) * 2 - 1
-    x_ours = x.to(memory_format=torch.channels_last)
-
-    def our_step() -> None:
-        ours.step(x_ours)
-
-    def textbook_step() -> None:
-        textbook.step(x)
-
-    gflop = _gflop_per_image(size)
-    seconds: dict[str, list[float]] = {"ours": [], "textbook": [], "ceiling": []}
+    training, our_step = _our_step(case, device, precision)
+    textbook = TextbookTraining(training.players.G, training.players.D)
+    x = torch.rand(case.batch_size, 3, case.image_size, case.image_size, device=device) * 2 - 1
+    gflop = gflop_per_image(case)
     multiply, product_gflop = _matrix_product(device, precision)
-    for pair in range(num_pairs + 1):
-        for name, work in (("ours", our_step), ("textbook", textbook_step), ("ceiling", multiply)):
-            measured = _seconds_per_call(work, device)
-            if pair > 0 or num_pairs == 1:  # the first pair warms up
-                seconds[name].append(measured)
+    work = {"ours": our_step, "textbook": lambda: textbook.step(x), "ceiling": multiply}
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    with _busy_process() if case.busy else nullcontext():
+        for pair in range(num_pairs + 1):
+            for name, call in work.items():
+                measured = _seconds_per_call(call, device)
+                if pair > 0:  # the first pair warms up
+                    seconds[name].append(measured)
     pairs = list(zip(seconds["ours"], seconds["textbook"], seconds["ceiling"], strict=True))
-    return {
-        "size": size.name,
-        "device": device.type,
-        "n": size.n_filters,
-        "N_h": size.N_h,
-        "skip": "yes" if size.skip_connections else "no",
-        "batch": size.batch_size,
-        "precision": precision,
-        "gflop_per_image": round(gflop["ours"], 4),
-        "textbook_gflop": round(gflop["textbook"], 4),
-        "images_per_second": round(size.batch_size / statistics.median(seconds["ours"]), 2),
-        "textbook_images_per_second": round(size.batch_size / statistics.median(seconds["textbook"]), 2),
+    return _described(case, device.type, precision, gflop) | {
+        "images_per_second": round(case.batch_size / statistics.median(seconds["ours"]), 2),
+        "textbook_images_per_second": round(case.batch_size / statistics.median(seconds["textbook"]), 2),
         "ours_over_textbook": round(statistics.median(b / a for a, b, _ in pairs), 2),
         "ceiling_gflops": round(product_gflop / statistics.median(seconds["ceiling"]), 0),
         "share_of_ceiling": round(
-            statistics.median((size.batch_size * gflop["ours"] / a) / (product_gflop / c) for a, _, c in pairs), 3
+            statistics.median((case.batch_size * gflop["ours"] / a) / (product_gflop / c) for a, _, c in pairs), 3
         ),
         "num_pairs": len(pairs),
     }
 
 
-def _training(size: Size, device: torch.device, precision: str) -> Training:
+def _described(case: Case, device: str, precision: str, gflop: dict[str, float]) -> dict[str, str | float | int | None]:
+    """A row whose measured columns are still open."""
+    measured = ("images_per_second", "textbook_images_per_second", "ours_over_textbook")
+    return {
+        "size": case.size,
+        "device": device,
+        "way": case.way + ", busy" * case.busy,
+        "precision": precision,
+        "n": case.n_filters,
+        "N_h": case.N_h,
+        "skip": "yes" if case.skip_connections else "no",
+        "batch": case.batch_size,
+        "gflop_per_image": round(gflop["ours"], 4),
+        "textbook_gflop": round(gflop["textbook"], 4),
+        **dict.fromkeys((*measured, "ceiling_gflops", "share_of_ceiling"), NOT_MEASURED),
+        "num_pairs": 0,
+    }
+
+
+def _our_step(case: Case, device: torch.device, precision: str) -> tuple[Training, Callable[[], None]]:
+    """What `train` does between two records, over rows of noise."""
     params = load_params(FOLDER.parent / "params.yaml")
     changes = {
-        "n_filters": size.n_filters,
-        "N_h": size.N_h,
-        "skip_connections": size.skip_connections,
-        "batch_size": size.batch_size,
+        "n_filters": case.n_filters,
+        "N_h": case.N_h,
+        "skip_connections": case.skip_connections,
+        "batch_size": case.batch_size,
         "precision": precision,
         "vanishing_residual_steps": 0,
     }
-    return Training(
-        params.model_copy(update={"train": params.train.model_copy(update=changes)}), size.image_size, device
-    )
+    params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
+    training = Training(params, case.image_size, device)
+    shape = (NUM_ROWS, case.image_size, case.image_size, 3)
+    rows = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    batches = open_batches(rows, case.batch_size, 0, device)
+
+    def update() -> None:
+        training.update(batches.gather())
+
+    if case.way == "compiled graph":
+        training.players = torch.compile(training.players)  # type: ignore[assignment]
+    if case.way == "whole":
+        training._halves = None
+    if case.way in ("graph", "compiled graph"):
+        update = RecordedWork(update, training.z_generator)  # type: ignore[assignment]
+
+    def step() -> None:
+        if training.num_done % MOST_PLANNED == 0:
+            batches.seek(training.num_done, MOST_PLANNED)
+        batches.fetch()
+        update()
+        training.count()
+
+    return training, step
 
 
-def _gflop_per_image(size: Size) -> dict[str, float]:
+def gflop_per_image(case: Case) -> dict[str, float]:
     """Counted on tensors without data: the arithmetic does not depend on the device."""
-    architecture = (size.image_size, size.n_filters, size.N_h, size.skip_connections)
+    architecture = (case.image_size, case.n_filters, case.N_h, case.skip_connections)
     with torch.device("meta"):
         G, D = Generator(*architecture), Discriminator(*architecture)
-        x = torch.empty(size.batch_size, 3, size.image_size, size.image_size)
-        z = torch.empty(size.batch_size, size.N_h)
+        x = torch.empty(case.batch_size, 3, case.image_size, case.image_size)
+        z = torch.empty(case.batch_size, case.N_h)
         with FlopCounterMode(display=False) as counter:
             L_real, L_fake = Players(G, D, eta=1)(x, z, torch.empty(()), None)
             (L_real + L_fake).backward()
-        ours = counter.get_total_flops() / size.batch_size / 1e9
+        ours = counter.get_total_flops() / case.batch_size / 1e9
         textbook = TextbookTraining(G, D)
         with FlopCounterMode(display=False) as counter:
             fake = textbook.G(z)
             for loss in ((x - textbook.D(x)), (fake.detach() - textbook.D(fake.detach())), (fake - textbook.D(fake))):
                 loss.abs().mean().backward()
-    return {"ours": ours, "textbook": counter.get_total_flops() / size.batch_size / 1e9}
+    return {"ours": ours, "textbook": counter.get_total_flops() / case.batch_size / 1e9}
 
 
 def _matrix_product(device: torch.device, precision: str) -> tuple[Callable[[], object], float]:
@@ -156,59 +196,51 @@ def _seconds_per_call(work: Callable[[], object], device: torch.device) -> float
     return (time.perf_counter() - start) / calls
 
 
+@contextmanager
+def _busy_process() -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _older_rows(device: str) -> list[Row]:
-    """The other device's rows of the last run; placeholders where it was never measured."""
-    other = "cuda" if device == "cpu" else "cpu"
+def _unmeasured_rows(device: str, precision: str) -> list[Row]:
+    """The other device's rows of the last run, and placeholders for what nobody measured."""
     path = FOLDER / "train_step.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    kept = [row for row in rows if row["device"] == other]
-    if kept:
-        return kept
-    placeholders: list[Row] = []
-    for size in sizes(other):
-        gflop = _gflop_per_image(size)
-        placeholders.append(
-            {
-                "size": size.name,
-                "device": other,
-                "n": size.n_filters,
-                "N_h": size.N_h,
-                "skip": "yes" if size.skip_connections else "no",
-                "batch": size.batch_size,
-                "precision": "not measured",
-                "gflop_per_image": round(gflop["ours"], 4),
-                "textbook_gflop": round(gflop["textbook"], 4),
-                "images_per_second": "not measured",
-                "textbook_images_per_second": "not measured",
-                "ours_over_textbook": "not measured",
-                "ceiling_gflops": "not measured",
-                "share_of_ceiling": "not measured",
-                "num_pairs": 0,
-            }
-        )
-    return placeholders
+    older = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    rows: list[Row] = []
+    for other, its_precision in (("cpu", "float32"), ("cpu", "bfloat16"), ("cuda", "bfloat16")):
+        if (other, its_precision) == (device, precision):
+            continue
+        measured = [row for row in older if (row["device"], row["precision"]) == (other, its_precision)]
+        rows += measured or [_described(case, other, its_precision, gflop_per_image(case)) for case in cases(other)]
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--quick", action="store_true", help="one pair per size, without 128×128: does it run?")
+    parser.add_argument("--quick", action="store_true", help="one pair, without 128×128, and no JSON: does it run?")
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
     precision = resolve_precision("auto", device)
-    rows = []
-    for size in sizes(device.type):
-        if not (arguments.quick and size.image_size == 128):
-            rows.append(measure(size, device, precision, 1 if arguments.quick else size.num_pairs))
-    if not arguments.quick:
-        rows += _older_rows(device.type)
-    settings = {"seconds_a_side": SECONDS_A_SIDE, "num_threads": torch.get_num_threads(), "quick": arguments.quick}
-    write("train_step", settings, rows)
+    rows = [
+        measure(case, device, precision, 1 if arguments.quick else case.num_pairs)
+        for case in cases(device.type)
+        if not (arguments.quick and case.image_size == 128)
+    ]
+    if arguments.quick:
+        print_table(rows)
+        return
+    rows += _unmeasured_rows(device.type, precision)
+    write("train_step", {"seconds_a_side": SECONDS_A_SIDE, "num_threads": torch.get_num_threads()}, rows)
 
 
 if __name__ == "__main__":
