@@ -15,7 +15,7 @@ from began.parallel import thread_pool
 
 RESIDENT_SHARE = 0.5  # of the free memory of a CUDA device that the rows may take
 PREFETCHED = 8  # batches that wait in pinned memory, gathered by as many threads: a cold disk serves many reads at once
-MOST_PLANNED = 1000  # steps that one `seek` may plan
+MOST_PLANNED = 250  # steps that one `seek` may plan
 
 
 class Batches:
@@ -102,7 +102,10 @@ class ResidentBatches(Batches):
 
 
 class PinnedBatches(Batches):
-    """For a device that the rows do not fit on: gathered ahead of time into pinned memory, copied without waiting."""
+    """For a device that the rows do not fit on: gathered ahead of time into pinned memory, copied without waiting.
+
+    A batch's pinned memory is free again when its copy is done; the host runs ahead by as many steps as it seeks.
+    """
 
     def __init__(self, rows: NDArray[np.uint8], batch_size: int, seed: int, device: torch.device) -> None:
         super().__init__(rows, batch_size, seed, device)

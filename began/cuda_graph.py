@@ -25,19 +25,26 @@ class RecordedWork:
         self._stream = torch.cuda.Stream(random.device)  # type: ignore[no-untyped-call]
 
     def __call__(self) -> None:
-        if self._num_calls < WARM_UP:
-            self._num_calls += 1
-            # Recording happens on a stream of its own; so does what prepares it, so that all memory is found there.
-            here = torch.cuda.current_stream(self._random.device)
-            self._stream.wait_stream(here)
-            with torch.cuda.stream(self._stream):
-                self._work()
-            here.wait_stream(self._stream)
-            return
-        if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            self._graph.register_generator_state(self._random)
-            # Other threads may fill pinned memory meanwhile, which is no part of the recording.
-            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._work()
-        self._graph.replay()
+        with torch.cuda.device(self._random.device):
+            if self._num_calls < WARM_UP:
+                self._num_calls += 1
+                self._run()
+            else:
+                self._graph = self._graph or self._record()
+                self._graph.replay()
+
+    def _run(self) -> None:
+        # On the stream that will record, so that all memory is found there.
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            self._work()
+        here.wait_stream(self._stream)
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self._random)
+        # Other threads may fill pinned memory meanwhile, which is no part of the recording.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            self._work()
+        return graph

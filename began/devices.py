@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -14,15 +15,12 @@ def resolve_device(name: str) -> torch.device:
     """`auto` → CUDA where there is one, else the CPU; otherwise the named device. ValueError if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device: {name!r}, expected auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name, re.ASCII):
         raise ValueError(f"device: {name!r}, expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
+    return torch.device(name)
 
 
 def device_name(device: torch.device) -> str:
@@ -35,7 +33,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if native else "float32"
 
@@ -60,9 +58,15 @@ def explained_memory(device: torch.device, remedy: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        # What fails last may only follow from it: a recording that was broken off, say.
+        if not any(_tells_of_memory(e) for e in (error, error.__context__)):
             raise
         memory = "its memory"
         if device.type == "cuda":
             memory += f" of {torch.cuda.get_device_properties(device).total_memory / 2**30:.1f} GiB"
         raise ValueError(f"{device_name(device)}: {memory} is too small for this; {remedy}") from None
+
+
+def _tells_of_memory(error: BaseException | None) -> bool:
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

@@ -51,7 +51,9 @@ class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (scale,) = ctx.saved_tensors
-        return gradients[0] * scale.to(gradients[0].dtype), None
+        gradient = gradients[0]
+        both = torch.promote_types(gradient.dtype, scale.dtype)  # a scale in bfloat16 would have three digits
+        return (gradient.to(both) * scale.to(both)).to(gradient.dtype), None
 
 
 def scale_gradient(tensor: Tensor, scale: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) ->
 def thread_pool(num: int, cores_each: int = 1) -> ThreadPoolExecutor:
     """`num` threads of this process; what each gives to torch runs on `cores_each` cores.
 
-    Torch's own threads meet after every operation, and one that is late holds up all. These meet when asked to.
+    Torch's own threads meet after every operation, and one that is late holds up all. These meet when asked to. What
+    torch gives to threads that start later, unless they ask for more, is `cores_each` as well.
     """
 
     def enter() -> None:

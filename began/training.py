@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,7 +106,10 @@ class Training:
         self.sums = torch.zeros(4, device=device)  # of M_global, L_real, L_fake, L_D since the last record
         self.window_sum = torch.zeros((), device=device)  # of M_global since the last decision on the plateau
         self.window_best = torch.full((), torch.inf, device=device)
-        self._halves = _two_threads(train.batch_size) if device.type == "cpu" else None
+        # None: the batch as a whole, in one call of `players`; what wraps them (DistributedDataParallel) needs that.
+        self.halves = _two_threads(train.batch_size) if device.type == "cpu" else None
+        if device.type == "cuda" and self.precision == "float32":
+            torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
 
     def step(self, x: Tensor) -> None:
         """One update of both players on x (B, 3, S, S) in [−1, 1]."""
@@ -147,17 +150,21 @@ class Training:
     def _backward(self, x: Tensor, z: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
         """Leaves both players' gradients; returns L_real and L_fake."""
 
+        num = len(x)
+
         def backward(x: Tensor, z: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16", cache_enabled=False):
                 L_real, L_fake = self.players(x, z, self.k_t, carry)
-            part = len(x) / self.params.train.batch_size
+            part = len(x) / num
             ((L_real + L_fake) * part).backward()
             return torch.stack((L_real, L_fake)).detach() * part
 
-        if self._halves is None:
+        if self.halves is None:
             losses = backward(x, z)
         else:
-            first, second = self._halves.map(backward, x.chunk(2), z.chunk(2))
+            both = [self.halves.submit(backward, *half) for half in zip(x.chunk(2), z.chunk(2), strict=True)]
+            wait(both)  # also for the second where the first has failed
+            first, second = (half.result() for half in both)
             losses = first + second
         return losses[0], losses[1]
 
@@ -204,8 +211,9 @@ class Training:
 def train(training: Training, batches: Batches, record_every: int) -> Iterator[Record]:
     """Trains to `params.train.num_steps`; yields every `record_every` steps and at the end.
 
-    Between records the host never waits for the device. Raises ValueError when a loss is no longer finite, at the
-    record that shows it.
+    Between records the host does not wait for the device, but to record a graph, at the start and where the residuals
+    have vanished; and to plan ahead where records are further apart than MOST_PLANNED steps. Raises ValueError when a
+    loss is no longer finite, at the record that shows it.
     """
     settings = training.params.train
     last_step, last_time = training.num_done, time.perf_counter()
@@ -251,4 +259,4 @@ def _two_threads(batch_size: int) -> ThreadPoolExecutor | None:
     else runs, and much faster beside another process: benchmarks/train_step.py.
     """
     cores = torch.get_num_threads()
-    return thread_pool(2, cores // 2) if cores % 2 == 0 and batch_size % 4 == 0 else None
+    return thread_pool(2, cores // 2) if cores % 2 == 0 and batch_size % 2 == 0 and batch_size > 2 else None

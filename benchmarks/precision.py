@@ -79,7 +79,10 @@ def main() -> None:
         "decay_steps": arguments.steps,
     }
     params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
-    device = resolve_device(arguments.device)
+    try:
+        device = resolve_device(arguments.device)
+    except ValueError as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as temporary:
         num_images = 100 if arguments.quick else NUM_AVATARS
         path = arguments.images or draw_images(Path(temporary), num_images, params.preprocess.image_size)

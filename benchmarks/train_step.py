@@ -145,7 +145,7 @@ def _our_step(case: Case, device: torch.device, precision: str) -> tuple[Trainin
     if case.way == "compiled graph":
         training.players = torch.compile(training.players)  # type: ignore[assignment]
     if case.way == "whole":
-        training._halves = None
+        training.halves = None
     if case.way in ("graph", "compiled graph"):
         update = RecordedWork(update, training.z_generator)  # type: ignore[assignment]
 
@@ -229,7 +229,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--quick", action="store_true", help="one pair, without 128×128, and no JSON: does it run?")
     arguments = parser.parse_args()
-    device = resolve_device(arguments.device)
+    try:
+        device = resolve_device(arguments.device)
+    except ValueError as error:
+        parser.error(str(error))
     precision = resolve_precision("auto", device)
     rows = [
         measure(case, device, precision, 1 if arguments.quick else case.num_pairs)

@@ -112,13 +112,13 @@ def train(
 
 
 def _warn_of_slow_bfloat16(device: torch.device) -> None:
-    from began.devices import bfloat16_slowdown, device_name
+    from began.devices import bfloat16_slowdown, device_name, resolve_precision
 
     slowdown = bfloat16_slowdown(device)
     if slowdown > 1:
         print(
             f"train.precision: bfloat16 is slower than float32 on {device_name(device)}: a matrix product takes "
-            f"{slowdown:.1f} times as long; auto chooses what is faster",
+            f"{slowdown:.1f} times as long; auto takes {resolve_precision('auto', device)} here",
             file=sys.stderr,
         )
 

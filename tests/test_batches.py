@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from began.batches import Batches, PinnedBatches, ResidentBatches, open_batches, output_to_pixels, pixels_to_input
+from began.batches import (
+    MOST_PLANNED,
+    Batches,
+    PinnedBatches,
+    ResidentBatches,
+    open_batches,
+    output_to_pixels,
+    pixels_to_input,
+)
 
 CPU = torch.device("cpu")
 
@@ -67,7 +75,7 @@ def test_what_a_graph_would_hold_stays_where_it_is(kind):
     batches.seek(0, 2)
     batches.fetch()
     first = addresses()
-    for step, num in ((1, 10), (11, 1), (0, 300)):
+    for step, num in ((1, 10), (11, 1), (0, MOST_PLANNED)):
         batches.seek(step, num)
         batches.fetch()
         batches.gather()

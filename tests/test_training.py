@@ -20,6 +20,7 @@ from began.params import Params, load_params
 from began.sampling import draw_z
 from began.seeds import derive_seed
 from began.training import Players, Record, Training, train
+from benchmarks.train_step import cases, gflop_per_image
 
 CPU = torch.device("cpu")
 
@@ -128,7 +129,7 @@ def test_steps_equal_a_textbook_loop():
             torch.testing.assert_close(a, b, rtol=1e-3, atol=params.train.learning_rate / 50)
 
 
-def test_plateau_halves_the_rate_when_M_global_stalls_and_keeps_the_floor():
+def test_plateauhalves_the_rate_when_M_global_stalls_and_keeps_the_floor():
     params = settings(
         learning_rate=1e-3, learning_rate_floor=3e-4, learning_rate_decay="plateau", decay_steps=2, num_steps=100
     )
@@ -299,9 +300,9 @@ def test_two_threads_with_half_a_batch_each_leave_the_gradients_of_the_whole(two
     found = []
     for split in (False, True):
         training = Training(settings(batch_size=8), 32, CPU)
-        assert training._halves is not None
+        assert training.halves is not None
         if not split:
-            training._halves = None
+            training.halves = None
         training.players.double()
         training.k_t.fill_(0.3)
         losses = training._backward(x, z, None)
@@ -319,10 +320,22 @@ def test_two_threads_train_the_same_bits_each_time(two_cores):
     assert torch.equal(weights(), weights())
 
 
-def test_a_failure_in_one_thread_reaches_the_caller(two_cores):
+def test_a_failure_of_one_half_reaches_the_caller_and_leaves_nothing_running(two_cores):
     training = Training(settings(batch_size=8), 32, CPU)
-    with pytest.raises(RuntimeError):
-        training.step(torch.rand(8, 5, 32, 32))  # five channels
+    forward, started = training.players.forward, []
+
+    def fail_the_first(x, z, k_t, carry):
+        started.append(None)
+        if z.data_ptr() == whole_z.data_ptr():
+            raise RuntimeError("of the first half")
+        return forward(x, z, k_t, carry)
+
+    training.players.forward = fail_the_first
+    whole_z = uniform_z(8, 8, training.z_generator)
+    with pytest.raises(RuntimeError, match="of the first half"):
+        training._backward(torch.rand(8, 3, 32, 32), whole_z, None)
+    assert len(started) == 2
+    assert all(p.grad is not None for p in training.players.parameters())  # the other half is done, not under way
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 6])
@@ -360,8 +373,8 @@ def test_too_little_memory_is_one_line_that_says_what_to_change():
 
 
 def test_the_slowdown_of_bfloat16_is_measured():
-    native = resolve_precision("auto", CPU) == "bfloat16"
-    assert (bfloat16_slowdown(CPU) < 1) == native
+    slowdown = bfloat16_slowdown(CPU)
+    assert slowdown < 2 if resolve_precision("auto", CPU) == "bfloat16" else slowdown > 1
 
 
 def test_scale_gradient_touches_parameters_only():
@@ -374,7 +387,7 @@ def test_scale_gradient_touches_parameters_only():
     torch.testing.assert_close(scaled, plain)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "tpu", "mps", "cpu:x"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cuda:99999", "cuda:-1", "tpu", "mps", "cpu:x"])
 def test_a_device_that_is_not_there_is_refused(name):
     with pytest.raises(ValueError, match=f"device: '{name}'"):
         resolve_device(name)
@@ -399,7 +412,7 @@ def test_weights_training_z_and_samples_share_no_random_numbers():
     assert not (samples[:, None] == trained_on[None]).all(dim=2).any()
 
 
-def test_a_step_passes_both_halves_through_the_discriminator_at_once_and_backward_once(monkeypatch):
+def test_a_step_passes_bothhalves_through_the_discriminator_at_once_and_backward_once(monkeypatch):
     """PyTorch-GAN ran two backward passes, and the fake half twice through D."""
     training = Training(settings(), 32, CPU)
     passes, backwards = [], []
@@ -408,3 +421,14 @@ def test_a_step_passes_both_halves_through_the_discriminator_at_once_and_backwar
     monkeypatch.setattr(torch.Tensor, "backward", lambda self, **_: backwards.append(1) or backward(self))
     training.step(torch.rand(4, 3, 32, 32))
     assert (len(passes), len(backwards)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "textbook"), [("32×32", 0.69, 1.132), ("64×64", 10.81, 17.946), ("128×128", 171, 284.6)]
+)
+def test_a_step_spends_three_fifths_of_the_textbook_loops_arithmetic(size, most, textbook):
+    """By PyTorch's flop counter, for the sizes of the paper's parameter counts."""
+    (case,) = (case for case in cases("cpu") if (case.size, case.way, case.busy) == (size, "halves", False))
+    gflop = gflop_per_image(case)
+    assert gflop["ours"] <= most
+    assert gflop["textbook"] == pytest.approx(textbook, rel=1e-3)

@@ -103,6 +103,14 @@ def test_the_host_does_not_wait_between_records(kind, precision):
     assert not WAITS & set(names[launches[0] : launches[-1]])
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_another_device_than_the_current_one_trains():
+    second = torch.device("cuda:1")
+    training = Training(settings(), 32, second)
+    (record,) = train(training, open_batches(random_rows(), 4, 0, second), record_every=12)
+    assert 0 < record.M_global < 10
+
+
 @pytest.mark.parametrize("kind", [ResidentBatches, PinnedBatches])
 def test_the_device_gets_the_rows_of_the_cpu(kind):
     rows = random_rows()
