@@ -5,7 +5,7 @@
 Both start from one seed: the same weights, the same rows in the same order, the same z. float32 is trained from two
 further seeds as well, to show how far M_global differs between runs anyway. Settings are those of params.yaml, its
 learning rate falling over --steps. M_global and the losses are means over the last tenth of the steps, k_t is the last
-one. Without --images avatars are drawn. A processor without bfloat16 emulates it slowly: --n-filters 8 --batch-size 8
+one. Without --images avatars are drawn. A processor without bfloat16 emulates it slowly: --n-filters 8 --batch-size 4
 keeps that short, and the rows say so.
 """
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from began.checkpoint import read_model
+from began.devices import resolve_precision
 from began.images import read_png, tiles
 from pipeline.cli import main
 
@@ -152,6 +155,21 @@ def test_a_failed_run_leaves_the_older_model_alone(workspace, capsys, tmp_path):
     assert "batch_size: 33, expected at most the 32 training rows" in message
     assert Path("data/model/model.json").read_bytes() == before
     assert not list(Path("data").glob(".*.part"))
+
+
+def test_bfloat16_where_it_is_slower_costs_a_line_with_the_reason(workspace, capsys, tmp_path):
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["profiles"]["quick"]["train"] |= {"precision": "bfloat16", "num_steps": 2}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    run("train", "data/images.h5", str(tmp_path / "model"), "--params", str(tmp_path / "params.yaml"))
+    warned = re.findall(
+        r"^train.precision: bfloat16 is slower than float32 on cpu: a matrix product takes [\d.]+ times as long; "
+        r"auto takes float32 here$",
+        capsys.readouterr().err,
+        re.MULTILINE,
+    )
+    assert len(warned) == (resolve_precision("auto", torch.device("cpu")) == "float32")
+    assert json.loads((tmp_path / "model/model.json").read_text())["precision"] == "bfloat16"
 
 
 def test_the_curve_keeps_float32_precision(workspace):
