@@ -2,30 +2,44 @@
 
     images      (N, S, S, 3) uint8, contiguous, never compressed; the first num_train rows train, the rest are held out
     names       (N,) UTF-8: the archive's members that the rows were
-    attributes  image_size, num_train, source, digest; credit and licence where the source has them
+    attributes  image_size, num_train, source; credit and licence where the source has them; digest (of the rows),
+                names_digest, attributes_digest (of all other attributes)
 
 Contiguous, so that rows can be mapped: 480,000 images a second in random order, against 13,000 through h5py.
+
+HDF5's C library crashes or hangs on some damaged files, so h5py reads in a process of its own. It says what the file
+says of itself; whether that fits is judged here, where the rows are then mapped.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
+from began.isolated import CallFailed, Isolated
+from began.progress import Progress
+
 Pixels = npt.NDArray[np.uint8]
 
+READ_SECONDS = 30.0  # for what h5py reads: the structure, or the names
+
+_ATTRIBUTES = ("image_size", "num_train", "source", "digest", "licence", "credit", "names_digest")
 _BLOCK_BYTES = 4 * 2**20
 _BLOCK_NAMES = 4096
+_MOST_NAME_BYTES = 2**18  # a zip's longest name has 65,535 characters
+_MOST_ATTRIBUTE_BYTES = 2**16
+_MOST_REASON = 300  # characters
 _OLDER_HELD_OUT = 0.1  # of a file that says nothing about held-out rows
 
 
@@ -55,16 +69,10 @@ class ImageFile:
     @property
     def names(self) -> list[str]:
         """N archive members, read at each call; in a file without names the rows' numbers."""
-        try:
-            with h5py.File(self.path, "r", locking=False) as file:
-                if "names" not in file:
-                    return [str(i) for i in range(len(self.rows))]
-                names: list[str] = file["names"].asstr()[:].tolist()
-        except Exception as error:
-            raise ValueError(f"{self.path}: names cannot be read: {error}") from None
-        if len(names) != len(self.rows):
-            raise ValueError(f"{self.path}: has {len(names)} names, expected one for each of {len(self.rows)} rows")
-        return names
+        names = _ask(self.path, "names", len(self.rows))
+        if names is None:
+            return [str(i) for i in range(len(self.rows))]
+        return [str(name) for name in names]
 
 
 class ImageWriter:
@@ -113,15 +121,19 @@ class ImageWriter:
         if self.num_rows < self._max_rows:
             self._shrink()
         digest = _with_shape(self._rows_digest, self.num_rows, self._image_size, num_train)
-        numbers: dict[str, Any] = {"image_size": self._image_size, "num_train": num_train, "digest": digest}
+        names_digest = hashlib.sha256()
         with h5py.File(self._path, "r+") as file:
-            for key, value in (numbers | dict(attributes)).items():
-                file.attrs[key] = value
             written = file.create_dataset("names", (self.num_rows,), h5py.string_dtype())
             remaining = iter(names)
             for first in range(0, self.num_rows, _BLOCK_NAMES):
                 block = list(islice(remaining, min(_BLOCK_NAMES, self.num_rows - first)))
                 written[first : first + len(block)] = block
+                names_digest.update(_terminated(block))
+            numbers: dict[str, int | str] = {"image_size": self._image_size, "num_train": num_train, "digest": digest}
+            described: dict[str, int | str] = numbers | dict(attributes) | {"names_digest": names_digest.hexdigest()}
+            assert described.keys() <= set(_ATTRIBUTES)
+            for key, value in (described | {"attributes_digest": _attributes_digest(described)}).items():
+                file.attrs[key] = value
         return digest
 
     def _shrink(self) -> None:
@@ -145,22 +157,29 @@ def open_images(path: Path) -> ImageFile:
 
     Raises ValueError naming the file and what was expected when it is none.
     """
+    structure = _ask(path, "structure")
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            return _open(path, file)
+        return _open(path, structure["images"], structure["attributes"])
     except _UnfitError as error:
         raise ValueError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; `began preprocess` makes it") from None
-    except Exception as error:  # h5py has many for a damaged file: OSError, RuntimeError, KeyError, ValueError, …
-        raise ValueError(f"{path}: is not an HDF5 file, or a damaged one: {' '.join(str(error).split())}") from None
+    except (LookupError, TypeError):  # an answer that the reading process never gives
+        raise ValueError(f"{path}: is a damaged HDF5 file") from None
 
 
-def verify_digest(image_file: ImageFile) -> None:
+def verify_digest(image_file: ImageFile) -> Generator[Progress, None, None]:
     """Reads all rows; raises ValueError naming the file when they are not the ones its digest was made of."""
-    found = rows_digest(image_file.rows, image_file.num_train)
+    rows, digest, done = image_file.rows, hashlib.sha256(), 0
+    yield Progress(0, len(rows))
+    for block in _blocks(rows):
+        digest.update(np.ascontiguousarray(block).data)
+        done += len(block)
+        yield Progress(done, len(rows))
+    found = _with_shape(digest, len(rows), image_file.image_size, image_file.num_train)
     if found != image_file.digest:
-        raise ValueError(f"{image_file.path}: the rows' digest is {found}, expected {image_file.digest}")
+        raise ValueError(
+            f"{image_file.path}: the rows' digest is {found}, expected {image_file.digest}: "
+            "damaged or changed since `began preprocess` wrote it"
+        )
 
 
 def rows_digest(rows: Pixels, num_train: int) -> str:
@@ -200,55 +219,180 @@ def _blocks(rows: Pixels) -> Iterator[Pixels]:
         yield rows[first : first + num]
 
 
-def _open(path: Path, file: Any) -> ImageFile:
-    if not isinstance(file.get("images", getlink=True), h5py.HardLink) or not isinstance(file["images"], h5py.Dataset):
+def _terminated(names: list[str]) -> bytes:
+    return b"".join(name.encode() + b"\0" for name in names)
+
+
+def _attributes_digest(attributes: Mapping[str, int | str]) -> str:
+    return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
+
+
+def _open(path: Path, images: dict[str, Any] | None, attributes: dict[str, Any]) -> ImageFile:
+    """From what the file says of itself, none of which is believed before it is checked."""
+    if images is None:
         raise _UnfitError("has no data set images of its own, expected one of (N, S, S, 3) uint8")
-    images = file["images"]
-    if images.dtype != np.uint8:
-        raise _UnfitError(f"images: {images.dtype}, expected uint8")
-    if images.is_virtual or images.external:
+    if images["dtype"] != "uint8":
+        raise _UnfitError(f"images: {images['dtype']}, expected uint8")
+    if images["refers"]:
         raise _UnfitError("images: refers to other files, expected rows within this one")
-    if images.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
+    if not images["contiguous"]:
         raise _UnfitError("images: chunked, compressed or compact, expected contiguous as `began preprocess` writes it")
-    num_rows, *row = images.shape or (0,)
+    shape: list[int] = images["shape"] or [0]
+    num_rows, *row = shape
     older = len(row) == 1
     image_size = math.isqrt(math.prod(row) // 3)
     if row not in ([image_size, image_size, 3], [image_size**2 * 3]):
-        raise _UnfitError(f"images: {images.shape}, expected (N, S, S, 3)")
+        raise _UnfitError(f"images: {tuple(shape)}, expected (N, S, S, 3)")
     if image_size < 32 or image_size & (image_size - 1):
         raise _UnfitError(f"images: {image_size}×{image_size} pixels, expected a side of 32·2^m: 32, 64, 128, …")
     if num_rows < 2:
         raise _UnfitError(f"images: {num_rows} of them, expected at least 2: one to train on and one held out")
-    offset = images.id.get_offset()
-    if offset is None or offset + images.nbytes > path.stat().st_size:
+    offset: int | None = images["offset"]
+    if offset is None or not 0 <= offset <= path.stat().st_size - math.prod(shape):
         raise _UnfitError("images: the file is shorter than its rows; it is cut short or was never finished")
     default_num_train = num_rows - max(1, round(num_rows * _OLDER_HELD_OUT)) if older else None
-    num_train = _attribute(file, "num_train", int, default_num_train)
+    num_train: int = _attribute(attributes, "num_train", int, default_num_train)
     if not 0 < num_train < num_rows:
         raise _UnfitError(f"num_train: {num_train}, expected 1 to {num_rows - 1}, of {num_rows} rows")
-    stated = _attribute(file, "image_size", int, image_size if older else None)
+    stated: int = _attribute(attributes, "image_size", int, image_size if older else None)
     if stated != image_size:
         raise _UnfitError(f"image_size: {stated}, expected {image_size}, as the rows have")
+    source: str = _attribute(attributes, "source", str, "" if older else None)
+    licence: str = _attribute(attributes, "licence", str, "")
+    credit: str = _attribute(attributes, "credit", str, "")
+    digest: str = _attribute(attributes, "digest", str, "" if older else None)
+    if not older:
+        expected = _attribute(attributes, "attributes_digest", str, None)
+        if expected != _attributes_digest({key: attributes[key] for key in _ATTRIBUTES if key in attributes}):
+            raise _UnfitError("attributes: their digest differs: damaged or changed since `began preprocess` wrote it")
     rows: Pixels = np.memmap(path, np.uint8, "r", offset, (num_rows, image_size, image_size, 3))
     return ImageFile(
         path=path,
         rows=rows,
         image_size=image_size,
         num_train=num_train,
-        source=_attribute(file, "source", str, "" if older else None),
-        digest=_attribute(file, "digest", str, None) if not older else rows_digest(rows, num_train),
-        licence=_attribute(file, "licence", str, ""),
-        credit=_attribute(file, "credit", str, ""),
+        source=source,
+        digest=rows_digest(rows, num_train) if older else digest,
+        licence=licence,
+        credit=credit,
     )
 
 
-def _attribute(file: Any, key: str, kind: type, default: Any) -> Any:
-    """`file.attrs[key]`, checked; a `default` of None means that it has to be there."""
-    value = file.attrs.get(key, default)
+def _attribute(attributes: Mapping[str, Any], key: str, kind: type, default: int | str | None) -> Any:
+    """`attributes[key]`, checked; a `default` of None means that it has to be there."""
+    value = attributes.get(key, default)
     if value is None:
         raise _UnfitError(f"has no attribute {key}")
-    if isinstance(value, np.integer):
-        value = int(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise _UnfitError(f"{key}: {value!r}, expected {'a whole number' if kind is int else 'text'}")
+    if type(value) is not kind:
+        shown = value["other"] if isinstance(value, dict) else repr(value)
+        raise _UnfitError(f"{key}: {shown}, expected {'a whole number' if kind is int else 'text'}")
     return value
+
+
+def _ask(path: Path, what: Literal["structure", "names"], num_rows: int = 0) -> Any:
+    """What `_read` finds, as JSON has it. Raises ValueError naming the file."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file; `began preprocess` makes it")
+    if not path.is_file():
+        raise ValueError(f"{path}: is not an HDF5 file but a {'folder' if path.is_dir() else 'device or a pipe'}")
+    try:
+        answer = json.loads(_isolated_read(json.dumps([str(path.absolute()), what, num_rows]), READ_SECONDS))
+    except CallFailed as error:
+        raise ValueError(f"{path}: is not an HDF5 file, or a damaged one: reading it {error}") from None
+    if "unfit" in answer:
+        raise ValueError(f"{path}: {answer['unfit']}")
+    return answer["found"]
+
+
+def _read(request: str) -> bytes:
+    """In the other process: [path, what, num_rows] → {"found": …}, or {"unfit": what is wrong with the file}; JSON."""
+    path, what, num_rows = json.loads(request)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            answer: dict[str, Any] = {"found": _structure(file) if what == "structure" else _names(file, num_rows)}
+    except _UnfitError as error:
+        answer = {"unfit": str(error)}
+    except Exception as error:  # h5py has many for a damaged file: OSError, RuntimeError, KeyError, ValueError, …
+        reason = " ".join(str(error).split())[:_MOST_REASON] or type(error).__name__
+        answer = {"unfit": f"is not an HDF5 file, or a damaged one: {reason}"}
+    return json.dumps(answer).encode()
+
+
+_isolated_read = Isolated(_read)
+
+
+def _structure(file: Any) -> dict[str, Any]:
+    images = _own_data_set(file, "images")
+    return {
+        "images": images
+        and {
+            "dtype": str(images.dtype),
+            "shape": images.shape,
+            "refers": _refers_elsewhere(images),
+            "contiguous": _is_contiguous(images),
+            "offset": images.id.get_offset(),
+        },
+        "attributes": {
+            key: _plain(file.attrs, key) for key in (*_ATTRIBUTES, "attributes_digest") if key in file.attrs
+        },
+    }
+
+
+def _names(file: Any, num_rows: int) -> list[str] | None:
+    if "names" not in file and "names_digest" not in file.attrs:
+        return None
+    data_set = _own_data_set(file, "names")
+    if data_set is None:
+        raise _UnfitError("has no data set names of its own, expected one of text")
+    text = h5py.check_string_dtype(data_set.dtype)
+    if text is None:
+        raise _UnfitError(f"names: {data_set.dtype}, expected text")
+    if _refers_elsewhere(data_set) or not _is_contiguous(data_set):
+        raise _UnfitError("names: chunked, compressed or elsewhere, expected contiguous within this file")
+    if data_set.shape != (num_rows,):
+        raise _UnfitError(f"names: {data_set.shape}, expected one for each of {num_rows} rows")
+    longest, digest = text.length or 0, hashlib.sha256()
+    names: list[str] = []
+    for first in range(0, num_rows, _BLOCK_NAMES):
+        if longest <= _MOST_NAME_BYTES:
+            block = data_set.asstr()[first : first + _BLOCK_NAMES].tolist()
+            longest = max(len(name) for name in block)
+        if longest > _MOST_NAME_BYTES:
+            raise _UnfitError(f"names: one has {longest:,} bytes, expected at most {_MOST_NAME_BYTES:,}")
+        digest.update(_terminated(block))
+        names += block
+    if file.attrs.get("names_digest", digest.hexdigest()) != digest.hexdigest():
+        raise _UnfitError("names: their digest differs: damaged or changed since `began preprocess` wrote it")
+    return names
+
+
+def _own_data_set(file: Any, name: str) -> Any:
+    """The data set that a hard link of this name leads to, or None: other links lead anywhere."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+        return None
+    return file[name]
+
+
+def _refers_elsewhere(data_set: Any) -> bool:
+    return bool(data_set.is_virtual or data_set.external)
+
+
+def _is_contiguous(data_set: Any) -> bool:
+    return bool(data_set.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS)
+
+
+def _plain(attributes: Any, key: str) -> int | str | dict[str, str]:
+    """An attribute as JSON has it; what is neither a number nor a text is described."""
+    if attributes.get_id(key).get_storage_size() > _MOST_ATTRIBUTE_BYTES:
+        return {"other": "a large array"}
+    value = attributes[key]
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, str) and len(value) <= _MOST_ATTRIBUTE_BYTES and _is_utf_8(value):
+        return value
+    return {"other": " ".join(repr(value)[:_MOST_REASON].split())}
+
+
+def _is_utf_8(text: str) -> bool:
+    """Bytes that are not come as surrogates, which cannot be printed."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

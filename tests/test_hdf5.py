@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,9 @@ def test_h5py_reads_the_schema_of_the_design(tmp_path: Path) -> None:
         assert np.array_equal(images[:], ROWS)
         assert file["names"].asstr()[:].tolist() == NAMES
         assert set(file) == {"images", "names"}
-        assert dict(file.attrs) == {"image_size": 32, "num_train": 8, "digest": file.attrs["digest"]} | ATTRIBUTES
+        digests = {key: file.attrs[key] for key in ("digest", "names_digest", "attributes_digest")}
+        assert dict(file.attrs) == {"image_size": 32, "num_train": 8} | ATTRIBUTES | digests
+        assert digests["names_digest"] == hashlib.sha256("".join(f"{name}\0" for name in NAMES).encode()).hexdigest()
 
 
 def test_rows_are_mapped_read_only(tmp_path: Path) -> None:
@@ -63,7 +66,7 @@ def test_digest_is_of_rows_shape_and_split(tmp_path: Path) -> None:
     image_file = open_images(write(tmp_path / "images.h5"))
     assert image_file.digest == hashlib.sha256(ROWS.tobytes() + "10×32×32×3, 8".encode()).hexdigest()
     assert image_file.digest == rows_digest(ROWS, 8) != rows_digest(ROWS, 7)
-    verify_digest(image_file)
+    assert [p.done for p in verify_digest(image_file)] == [0, 10]
 
 
 def test_changed_rows_are_found_by_the_digest(tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_changed_rows_are_found_by_the_digest(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["images"][5, 0, 0, 0] ^= 1
     with pytest.raises(ValueError, match=r"images\.h5: the rows' digest"):
-        verify_digest(open_images(path))
+        list(verify_digest(open_images(path)))
 
 
 @pytest.mark.parametrize("userblock", [0, 512])
@@ -153,7 +156,17 @@ def group(file: h5py.File) -> None:
         (attribute("num_train", 10), "num_train: 10, expected 1 to 9"),
         (attribute("num_train", "8"), "num_train: '8', expected a whole number"),
         (attribute("image_size", 64), "image_size: 64, expected 32"),
+        (attribute("num_train", np.nan), "num_train: .*nan.*, expected a whole number"),
+        (attribute("num_train", np.arange(3)), r"num_train: array\(\[0, 1, 2\]\), expected a whole number"),
+        (attribute("num_train", 2**63), "num_train: 9223372036854775808, expected 1 to 9"),
         (attribute("source", 3), "source: 3, expected text"),
+        (attribute("source", "x" * 60_000), "attributes: their digest differs"),
+        (attribute("source", h5py.Empty("f")), "is not an HDF5 file, or a damaged one"),
+        (attribute("licence", b"\xff\xfe"), "licence: .*, expected text"),
+        (attribute("credit", "somebody else"), "attributes: their digest differs"),
+        (attribute("num_train", 7), "attributes: their digest differs"),
+        (lambda file: file.attrs.__delitem__("credit"), "attributes: their digest differs"),
+        (lambda file: file.attrs.__delitem__("attributes_digest"), "no attribute attributes_digest"),
         (lambda file: file.attrs.__delitem__("digest"), "no attribute digest"),
         (lambda file: file.attrs.__delitem__("num_train"), "no attribute num_train"),
     ],
@@ -163,6 +176,73 @@ def test_a_file_of_another_schema_is_refused(tmp_path: Path, edit: Callable[[h5p
     with pytest.raises(ValueError, match=expected) as error:
         open_images(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def names_replaced(**options: object) -> Callable[[h5py.File], None]:
+    def edit(file: h5py.File) -> None:
+        del file["names"]
+        file.create_dataset("names", **({"data": NAMES, "dtype": h5py.string_dtype()} | options))
+
+    return edit
+
+
+def names_linked(link: object) -> Callable[[h5py.File], None]:
+    def edit(file: h5py.File) -> None:
+        del file["names"]
+        file["names"] = link
+
+    return edit
+
+
+def names_elsewhere(file: h5py.File) -> None:
+    (Path(file.filename).parent / "texts").write_bytes(b"x" * 100)
+    del file["names"]
+    file.create_dataset("names", (10,), "S10", external=[("texts", 0, 100)])
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda file: file.__delitem__("names"), "has no data set names of its own"),
+        (names_linked(h5py.ExternalLink("other.h5", "names")), "has no data set names of its own"),
+        (names_linked(h5py.SoftLink("/elsewhere")), "has no data set names of its own"),
+        (names_elsewhere, "expected contiguous within this file"),
+        (names_replaced(chunks=(2,)), "expected contiguous within this file"),
+        (names_replaced(compression="gzip"), "expected contiguous within this file"),
+        (names_replaced(data=np.arange(10), dtype=np.int64), "names: int64, expected text"),
+        (names_replaced(data=None, shape=(10,), dtype=h5py.ref_dtype), "names: object, expected text"),
+        (names_replaced(data=NAMES[:9]), r"names: \(9,\), expected one for each of 10 rows"),
+        (names_replaced(data=None, shape=(2**40,)), r"names: \(1099511627776,\), expected one for each of 10 rows"),
+        (names_replaced(data=["x" * 2**19, *NAMES[1:]]), "names: one has 524,288 bytes"),
+        (names_replaced(data=[b"\xff", *NAMES[1:]]), "codec can't decode"),
+        (names_replaced(data=["other", *NAMES[1:]]), "names: their digest differs"),
+    ],
+)
+def test_names_that_are_not_the_files_own_texts_are_refused(
+    tmp_path: Path, edit: Callable[[h5py.File], None], expected: str
+) -> None:
+    path = change(write(tmp_path / "images.h5"), edit)
+    image_file = open_images(path)  # training needs no names
+    with pytest.raises(ValueError, match=expected) as error:
+        _ = image_file.names
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "images.h5")
+    with pytest.raises(ValueError, match=r"images\.h5: is not an HDF5 file but a device or a pipe"):
+        open_images(tmp_path / "images.h5")
+
+
+def test_reading_that_takes_too_long_is_ended_and_the_next_is_fine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "images.h5")
+    monkeypatch.setattr("began.hdf5.READ_SECONDS", 0.0)
+    with pytest.raises(ValueError, match=r"images\.h5: .*reading it took longer than 0 s"):
+        open_images(path)
+    monkeypatch.undo()
+    assert open_images(path).names == NAMES
 
 
 def test_a_file_cut_short_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
@@ -188,7 +268,7 @@ def test_damaged_structure_is_refused_or_read_but_never_crashes(tmp_path: Path) 
     rng = np.random.default_rng(2)
     rows_start = whole.index(ROWS.tobytes())
     structure = [*range(rows_start), *range(rows_start + ROWS.nbytes, len(whole))]
-    for _ in range(200):
+    for _ in range(50):  # tests/faults/test_fuzz.py has many more
         data = bytearray(whole)
         for position in rng.choice(structure, 2):
             data[position] = rng.integers(256)
