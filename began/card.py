@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 CARD_NAME = "card.json"
+_DIGEST = "card_digest"  # key in the file
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,20 @@ class Card:
 
 
 def write_card(card: Card, path: Path) -> None:
-    """Writes `card` as JSON: one line per entry at the top level, compact below it."""
-    lines = [f"{json.dumps(key)}: {_compact(value)}" for key, value in asdict(card).items()]
+    """Writes `card` as JSON: one line per entry at the top level, compact below it; last, a digest of the others."""
+    values = asdict(card) | {_DIGEST: _digest(card)}
+    lines = [f"{json.dumps(key)}: {_compact(value)}" for key, value in values.items()]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def read_card(path: Path) -> Card:
     """Reads what `write_card` wrote; ValueError naming `path` when it is anything else."""
     try:
-        card = Card(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        digest = values.pop(_DIGEST)
+        card = Card(**values)
+        changed = digest != _digest(card)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path}: is not a card of images ({' '.join(str(error).split())})") from None
     texts = (card.source, card.licence, card.credit, card.digest)
     if not all(isinstance(text, str) for text in texts) or type(card.count) is not int:
@@ -44,7 +50,13 @@ def read_card(path: Path) -> Card:
         isinstance(card.attributes, dict) and all(isinstance(image, dict) for image in card.attributes.values())
     ):
         raise ValueError(f"{path}: is not a card of images (attributes: expected a mapping of names to mappings)")
+    if changed:
+        raise ValueError(f"{path}: its digest differs: damaged or changed since `began download` wrote it")
     return card
+
+
+def _digest(card: Card) -> str:
+    return hashlib.sha256(json.dumps(asdict(card), sort_keys=True).encode()).hexdigest()
 
 
 def _compact(value: object) -> str:

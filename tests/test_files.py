@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from began.files import replace_file, replace_folder, sha256
+from began.files import DiskFullError, explained_disk, replace_file, replace_folder, sha256
 
 CODE = Path(__file__).resolve().parent.parent
 
@@ -132,3 +134,80 @@ def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     content = bytes(range(256)) * 1000
     (tmp_path / "a").write_bytes(content)
     assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+class LibraryError(Exception):
+    """Of a library in C or Rust."""
+
+
+def from_a_handler() -> Exception:
+    """As an object that is closed again while a full disk's error passes raises it."""
+    error = RuntimeError("cannot close")
+    error.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "quota exceeded"),
+        (OSError(errno.EFBIG, "File too large"), "File too large"),
+        (LibraryError("I/O error: No space left on device (os error 28)"), "No space left on device"),
+        (
+            RuntimeError("unable to close file, errno = 28, error message = 'No space left on device', buf = 0"),
+            "No space left on device",
+        ),
+        (from_a_handler(), "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_named_with_the_file_whoever_raises_it(tmp_path: Path, error: Exception, reason: str) -> None:
+    file, folder = tmp_path / "a.txt", tmp_path / "model"
+    for replace, target in ((replace_file, file), (replace_folder, folder)):
+        with pytest.raises(DiskFullError, match=f"{target}: cannot be written: .*{reason}") as raised, replace(target):
+            raise error
+        assert "\n" not in str(raised.value) and list(tmp_path.iterdir()) == []
+
+
+def write_png(path: Path) -> None:
+    with replace_file(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_that_a_full_disk_stopped_is_called_by_the_name_it_was_to_have(tmp_path: Path) -> None:
+    model, elsewhere = tmp_path / "model", tmp_path / "state"
+    with pytest.raises(DiskFullError, match=r"model/samples/1\.png: cannot"), replace_folder(model) as folder:
+        write_png(folder / "samples" / "1.png")
+    with pytest.raises(DiskFullError, match=r"model/history\.csv: cannot"), replace_folder(model) as folder:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "history.csv"))
+    with pytest.raises(DiskFullError, match="state: cannot"), replace_folder(model), replace_file(elsewhere):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [ValueError("a.txt: wrong"), OSError(errno.EACCES, "Permission denied"), KeyError(1)])
+def test_other_errors_pass_as_they_are(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, explained_disk(tmp_path):
+        raise error
+    assert raised.value is error
+
+
+def test_content_is_flushed_before_the_name_and_so_are_new_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with replace_folder(tmp_path / "new" / "model") as folder:
+        write(folder)
+        assert flushed == [tmp_path]
+    inside = {folder, folder / "inner", folder / "inner" / "a.txt"}
+    assert set(flushed[1:4]) == inside and flushed[4:] == [tmp_path / "new"]
+    flushed.clear()
+    with replace_file(tmp_path / "a.txt") as file:
+        file.touch()
+    assert flushed == [file, tmp_path]
