@@ -15,16 +15,18 @@ def log(
 
     Example: began log data/model
     """
-    from began.checkpoint import DESCRIPTION, GENERATOR, read_description
+    from began.checkpoint import DESCRIPTION, GENERATOR, check_files, read_description
     from pipeline.tracking import send_run
 
     description = read_description(model)
+    check_files(model, description)
     pictures = [path for folder in ("samples", "reconstructions") for path in sorted((model / folder).glob("*.png"))]
     sent = send_run(
         description["parameters"],
         description["data"],
         description.get("commit"),
         description["weights"][GENERATOR],
+        description.get("signature"),
         _read_curve(model / "history.csv", description["step"]),
         model,
         [*(path.relative_to(model) for path in pictures), Path(DESCRIPTION)],

@@ -1,112 +1,208 @@
 """Records → MLflow. The only user of mlflow.
 
 MLFLOW_TRACKING_URI names the store; without it everything goes to `mlflow.db` and `mlartifacts/` in the main
-repository, also from the temporary copies that DVC's experiments run in. Nothing stops a run here: what cannot be
-recorded costs one line on standard error, and `send_run` (`began log`) sends it later.
+repository, also from the temporary copies that DVC's experiments run in. Nothing stops or holds up a run here: one
+thread sends what waits, again and again until the store has it, each point once; what it still lacks at the end costs
+one line on standard error, and `send_run` (`began log`) sends it later.
+
+Tags and parameters are those named here. `MlflowClient.create_run` adds none of its own but a made-up name (the person,
+the program and the folder come from `mlflow.start_run`, which is not used).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.workspace import git_commit, main_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+    from mlflow.entities import Run as StoredRun
 
 EXPERIMENT = "began"
 SECONDS_BETWEEN_BATCHES = 5.0
-SECONDS_BETWEEN_ATTEMPTS = 60.0  # after a failure, so that a server that is gone does not hold up the training
+SECONDS_BETWEEN_ATTEMPTS = 10.0  # after a failure
+SECONDS_AT_START = 20.0  # longest wait for a new run's id: a local store needs a moment, a server may hang
+SECONDS_AT_END = 30.0  # longest wait for the store to take what is left
+SECONDS_OF_A_BROKEN_CONNECTION = 1.0  # what fails sooner is tried again at once, before it counts as a failure
 MOST_METRICS_PER_BATCH = 1000  # MLflow's limit
+CLOCK = "images_per_second"  # the metric that differs when a step is done again
 WAY_ON = "`began log MODEL_DIR` sends it later"
 
 
 class Run:
-    """One MLflow run, or nothing where there is no store. No method raises; the first failure is told in one line.
+    """One MLflow run. No method raises or waits for the store, but `begin` and `end`, which are bounded.
 
-    After a failure nothing is tried for SECONDS_BETWEEN_ATTEMPTS, but `set_tag` and `end`: points of the curve wait,
-    pictures and files are left out.
+    `run_id`: of the run; None while no store has answered and none was to be reopened.
     """
 
-    def __init__(self, client: MlflowClient | None, run_id: str) -> None:
-        self.run_id = run_id
-        self._client = client
-        self._metrics: list[Metric] = []
-        self._next_batch = time.monotonic() + SECONDS_BETWEEN_BATCHES
-        self._next_attempt = 0.0
-        self._warned = False
+    def __init__(self, wanted: _Wanted, curve: Mapping[int, Mapping[str, float]]) -> None:
+        self.run_id = wanted.run_id
+        self._wanted = wanted
+        self._stored: _Stored | None = None
+        self._lock = threading.Lock()  # of the next two; never held while the store is spoken to
+        self._points = [point for step, values in curve.items() for point in _points(step, values)]
+        self._tags: list[tuple[str, str]] = []
+        self._files: deque[tuple[Path, str | None]] = deque()
+        self._status = "RUNNING"
+        self._failure: str | None = None  # of the last attempt
+        self._missed: str | None = None  # why something will never be sent from here
+        self._told_outage = self._told_return = False
+        self._tried = threading.Event()
+        self._ending = threading.Event()
+        self._left_behind = False
+        # A daemon: a process that has to leave does not wait for a server.
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+
+    def begin(self) -> None:
+        """Starts sending; waits until the run is made or that has failed, at most SECONDS_AT_START."""
+        self._thread.start()
+        self._tried.wait(SECONDS_AT_START)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Records `values` at `step`. They reach the store every few seconds, in one transaction."""
-        if self._client is None:
-            return
-        self._metrics += _point(step, values)
-        if time.monotonic() >= self._next_batch:
-            self._flush()
+        points = _points(step, values)
+        with self._lock:
+            self._points += points
 
     def log_picture(self, path: Path, folder: str) -> None:
-        """Copies the picture to the run's artifact `folder`."""
-        self._attempt(lambda client: client.log_artifact(self.run_id, str(path), folder))
+        """Copies the picture to the run's artifact `folder`; it has to stay as it is until the run ends."""
+        self._files.append((path, folder))
 
     def log_file(self, path: Path) -> None:
-        """Copies the file to the run's artifacts."""
-        self._attempt(lambda client: client.log_artifact(self.run_id, str(path)))
+        """Copies the file to the run's artifacts; it has to stay as it is until the run ends."""
+        self._files.append((path, None))
 
     def set_tag(self, name: str, value: str) -> None:
         """Tags the run; `model_digest` is the tag by which evaluate finds it."""
-        self._attempt(lambda client: client.set_tag(self.run_id, name, value), urgent=True)
+        with self._lock:
+            self._tags.append((name, value))
 
     def end(self, status: str) -> None:
-        """Writes what is buffered and closes the run as FINISHED, FAILED or KILLED."""
-        self._flush(urgent=True)
-        self._attempt(lambda client: client.set_terminated(self.run_id, status), urgent=True)
+        """Sends what waits and closes the run as FINISHED, FAILED or KILLED; gives up after SECONDS_AT_END."""
+        self._status = status
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(SECONDS_AT_END)
+        self._left_behind = True
+        failure = self._failure or self._missed
+        if self._thread.is_alive():
+            failure = failure or f"no answer within {SECONDS_AT_END:g} s"
+        if failure is None:
+            return
+        if self.run_id is None:
+            _say(f"MLflow: this run is not recorded: {failure}; {WAY_ON}")
+        else:
+            _say(f"MLflow misses a part of this run: {failure}; {WAY_ON}")
 
-    def _flush(self, urgent: bool = False) -> None:
-        while self._metrics and self._attempt(self._record_batch, urgent):
-            pass
-        self._next_batch = time.monotonic() + SECONDS_BETWEEN_BATCHES
-
-    def _record_batch(self, client: MlflowClient) -> None:
-        batch = self._metrics[:MOST_METRICS_PER_BATCH]
-        client.log_batch(self.run_id, metrics=batch)
-        del self._metrics[: len(batch)]
-
-    def _attempt(self, record: Callable[[MlflowClient], object], urgent: bool = False) -> bool:
-        if self._client is None:
-            return True
-        if time.monotonic() < self._next_attempt and not urgent:
-            return False
+    def _work(self) -> None:
         try:
-            record(self._client)
+            ending = False
+            while not ending and not self._left_behind:
+                ending = self._ending.is_set()  # all that was queued before is sent below
+                pause = SECONDS_BETWEEN_BATCHES if self._attempt(ending) else SECONDS_BETWEEN_ATTEMPTS
+                self._tried.set()
+                self._ending.wait(pause)
+        except ImportError as error:  # no MLflow, or no driver for its database: waiting helps nobody
+            self._failure = None
+            _say(f"MLflow: this run is not recorded: {_one_line(error)}; {WAY_ON}")
+        finally:
+            self._tried.set()
+
+    def _attempt(self, ending: bool) -> bool:
+        started = time.monotonic()
+        try:
+            self._send(ending)
         except Exception as error:  # whatever a store or a server throws: the run is worth more than its record
-            if not self._warned:
-                _say(f"MLflow misses a part of this run: {_one_line(error)}; {WAY_ON}")
-                self._warned = True
-            self._next_attempt = time.monotonic() + SECONDS_BETWEEN_ATTEMPTS
+            if self._stored is not None:
+                self._stored.doubt()
+            elif isinstance(error, ImportError):
+                raise
+            is_first = self._failure is None
+            self._failure = _one_line(error)
+            if is_first and time.monotonic() - started < SECONDS_OF_A_BROKEN_CONNECTION:
+                return self._attempt(ending)
+            if not self._told_outage and not self._ending.is_set():
+                self._told_outage = True
+                _say(f"MLflow does not take this run for now: {self._failure}; it is sent when MLflow answers")
             return False
-        self._next_attempt = 0.0
+        if self._told_outage and not self._told_return and not self._left_behind:
+            self._told_return = True
+            _say("MLflow answers again and has all of this run so far")
+        self._failure = None
         return True
+
+    def _send(self, ending: bool) -> None:
+        if self._stored is None:
+            client, experiment = _open_store()
+            if self._left_behind:  # by a server that hung
+                return
+            self._stored = _open_run(client, experiment, self._wanted, again=self._failure is not None)
+            self.run_id = self._stored.run_id
+        with self._lock:
+            points, tags = self._points.copy(), self._tags.copy()
+        self._stored.send_points(points)
+        with self._lock:
+            del self._points[: len(points)]
+        self._stored.send_tags(dict(tags))
+        with self._lock:
+            del self._tags[: len(tags)]
+        try:
+            while self._files and not self._left_behind:
+                self._send_file(self._stored, *self._files[0])
+                self._files.popleft()
+        finally:
+            if ending and not self._left_behind:
+                self._stored.end(self._status)
+
+    def _send_file(self, stored: _Stored, path: Path, folder: str | None) -> None:
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            self._missed = self._missed or _one_line(error)
+            return
+        # A picture's name holds its step; a file at the top may be of an attempt before this one.
+        if folder is None or stored.lacks(path, folder):
+            stored.send_file(path, folder)
 
 
 @contextmanager
-def start_run(params: Mapping[str, object], data: Mapping[str, object]) -> Iterator[Run]:
-    """A new run of the experiment `began` with `params` (dotted names) and tags; `data` says what it is trained on.
+def start_run(
+    params: Mapping[str, object],
+    data: Mapping[str, object],
+    *,
+    signature: str,
+    run_id: str | None = None,
+    curve: Mapping[int, Mapping[str, float]] | None = None,
+) -> Iterator[Run]:
+    """A run of the experiment `began` with `params` (dotted names) and tags; `data` says what it is trained on.
 
-    `data["source"]` becomes the tag `source`, its other entries `data.…`. The run ends FINISHED, after an exception
-    FAILED, after Ctrl-C or SIGTERM KILLED.
+    `data["source"]` becomes the tag `source`, its other entries `data.…`. `run_id` names the run to go on with; where
+    the store has none such with these parameters, and without `run_id`, it is a new one. `curve` (step → values) is
+    what the run should have already: what it lacks of it is sent. The run ends FINISHED, after an exception FAILED,
+    after Ctrl-C or SIGTERM KILLED.
     """
-    run = _new_run(params, data)
+    name = os.environ.get("DVC_EXP_NAME")
+    tags = _tags(data, git_commit(), signature) | ({"dvc.exp_name": name} if name else {})
+    wanted = _Wanted(
+        run_id, {key: str(value) for key, value in params.items()}, tags, name, signature, time.time_ns() // 1_000_000
+    )
+    run = Run(wanted, curve or {})
     status = "KILLED"
     try:
+        run.begin()
         yield run
         status = "FINISHED"
     except (Exception, SystemExit):
@@ -127,12 +223,15 @@ def log_report(model_digest: str, numbers: Mapping[str, float], report: Path) ->
         if found is None:
             _say("MLflow: no run has trained this model here (it comes from DVC's cache); the report is not added")
             return None
-        client.log_batch(found, metrics=_point(0, numbers))
-        client.log_artifacts(found, str(report), "report")
+        run_id: str = found.info.run_id
+        known = found.data.metrics  # sent before, maybe by a call that was cut short
+        new = {name: value for name, value in numbers.items() if name not in known or known[name] != value}
+        client.log_batch(run_id, metrics=_metrics(_points(0, new)))
+        client.log_artifacts(run_id, str(report), "report")
     except Exception as error:
         _say(f"MLflow: the report is not added: {_one_line(error)}")
         return None
-    return found
+    return run_id
 
 
 @dataclass(frozen=True)
@@ -150,36 +249,39 @@ def send_run(
     data: Mapping[str, object],
     commit: str | None,
     model_digest: str,
+    signature: str | None,
     curve: Mapping[int, Mapping[str, float]],
     folder: Path,
     files: Sequence[Path],
 ) -> Sent:
     """Makes the run that trained a model whole: what it lacks is sent, in a new run where there is none.
 
-    params, data: as for `start_run`; commit: of the code; curve: step → values; files: relative to `folder` as among
-    the run's artifacts. The run ends FINISHED; the points get the time of sending. ValueError naming the store when
-    something cannot be sent; another call sends the rest.
+    It is found by `model_digest`, or is one of the same `signature` and parameters that was left before it had a
+    model. params, data: as for `start_run`; commit: of the code; curve: step → values; files: relative to `folder` as
+    among the run's artifacts. The run ends FINISHED; the points get the time of sending. ValueError naming the store
+    when something cannot be sent; another call sends the rest.
     """
     try:
         client, experiment = _open_store()
+        wanted = {key: str(value) for key, value in params.items()}
         found = _find_run(client, experiment, model_digest)
+        if found is None and signature:
+            found = _find_left_run(client, experiment, model_digest, signature, wanted, curve)
         # The tag comes first: a run that is cut short is found again by it.
-        tags = _tags(data, commit) | {"model_digest": model_digest}
-        run_id = found or client.create_run(experiment, tags=tags).info.run_id
-        known = client.get_run(run_id)
-        _log_params(client, run_id, {key: value for key, value in params.items() if key not in known.data.params})
-        points = _missing_points(client, run_id, curve)
-        metrics = [metric for step, values in points.items() for metric in _point(step, values)]
-        for start in range(0, len(metrics), MOST_METRICS_PER_BATCH):
-            client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS_PER_BATCH])
-        lacked = _missing_files(client, run_id, files)
+        tags = _tags(data, commit, signature) | {"model_digest": model_digest}
+        run = found or client.create_run(experiment, tags=tags)
+        stored = _Stored(client, run.info.run_id, is_new=False)
+        stored.send_tags({} if model_digest == run.data.tags.get("model_digest") else tags)
+        stored.send_params({key: value for key, value in wanted.items() if key not in run.data.params})
+        points = stored.send_points([point for step, values in curve.items() for point in _points(step, values)])
+        lacked = [file for file in files if stored.lacks(folder / file, _artifact_folder(file))]
         for file in lacked:
-            client.log_artifact(run_id, str(folder / file), _artifact_folder(file))
-        if known.info.status != "FINISHED":
-            client.set_terminated(run_id, "FINISHED")
+            stored.send_file(folder / file, _artifact_folder(file))
+        if run.info.status != "FINISHED":
+            stored.end("FINISHED")
     except Exception as error:
         raise ValueError(f"{store_uri()}: the run cannot be sent to MLflow: {_one_line(error)}") from None
-    return Sent(run_id, found is None, len(points), len(lacked))
+    return Sent(stored.run_id, found is None, len({point.step for point in points}), len(lacked))
 
 
 def store_uri() -> str:
@@ -203,12 +305,89 @@ def create_store() -> None:
         raise ValueError(f"{store_uri()}: MLflow's store cannot be opened: {_one_line(error)}") from None
 
 
+class _Point(NamedTuple):
+    """A value of one metric, in the order of MLflow's Metric."""
+
+    name: str
+    value: float
+    time: int  # ms since 1970, fixed when the point is made: MLflow's databases take an exact repetition for the same
+    step: int
+
+
+class _Wanted(NamedTuple):
+    """The run that start_run is to make, or to go on with."""
+
+    run_id: str | None
+    params: dict[str, str]
+    tags: dict[str, str]
+    name: str | None
+    signature: str
+    start_time: int  # ms since 1970; with the signature it tells this run from all others
+
+
+class _Stored:
+    """A run in a store, and what it is known to have: each point sent through this is in the run once."""
+
+    def __init__(self, client: MlflowClient, run_id: str, is_new: bool) -> None:
+        self.run_id = run_id
+        self._client = client
+        self._is_ours = is_new  # whether all it has was sent, and acknowledged, here
+        self._steps: dict[str, set[int]] = {}  # metric → what is known to be there
+        self._sizes: dict[str | None, dict[str, int | None]] = {}  # folder → path of an artifact → bytes
+
+    def doubt(self) -> None:
+        """After a failure, what was sent last may have arrived or not: from here on the store is asked."""
+        self._is_ours = False
+        self._steps.clear()
+        self._sizes.clear()
+
+    def send_points(self, points: Sequence[_Point]) -> list[_Point]:
+        """Sends those that the run lacks, metric by metric, and returns them."""
+        lacked = [point for point in points if point.step not in self._steps_of(point.name)]
+        lacked = list({(point.name, point.step): point for point in lacked}.values())
+        for start in range(0, len(lacked), MOST_METRICS_PER_BATCH):
+            batch = lacked[start : start + MOST_METRICS_PER_BATCH]
+            self._client.log_batch(self.run_id, metrics=_metrics(batch))
+            for point in batch:
+                self._steps[point.name].add(point.step)
+        return lacked
+
+    def send_params(self, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        self._client.log_batch(self.run_id, params=[Param(key, value) for key, value in params.items()])
+
+    def send_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def lacks(self, path: Path, folder: str | None) -> bool:
+        """Whether the artifact `folder` has no file of this name and size."""
+        if folder not in self._sizes:
+            listed = [] if self._is_ours else self._client.list_artifacts(self.run_id, folder)
+            self._sizes[folder] = {artifact.path.rpartition("/")[2]: artifact.file_size for artifact in listed}
+        return self._sizes[folder].get(path.name, -1) not in (path.stat().st_size, None)
+
+    def send_file(self, path: Path, folder: str | None) -> None:
+        self._client.log_artifact(self.run_id, str(path), folder)
+
+    def end(self, status: str) -> None:
+        self._client.set_terminated(self.run_id, status)
+
+    def _steps_of(self, name: str) -> set[int]:
+        if name not in self._steps:
+            known = [] if self._is_ours else self._client.get_metric_history(self.run_id, name)
+            self._steps[name] = {point.step for point in known}
+        return self._steps[name]
+
+
 def _open_store() -> tuple[MlflowClient, str]:
     """A client, and the id of the experiment `began`, made on first use."""
-    # One line of ours is enough when a server is gone; MLflow's own patience is minutes.
+    # MLflow would repeat a request whose answer was lost, unseen: two runs where one was wanted.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     for name, value in {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # its own patience is minutes
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }.items():
@@ -217,12 +396,13 @@ def _open_store() -> tuple[MlflowClient, str]:
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is told in one line here
     uri = store_uri()
     root = main_root()
     lock = root / ".began" / "mlflow.lock"
     lock.parent.mkdir(exist_ok=True)
     with FileLock(lock):  # two processes that create one SQLite store at once crash
+        _create_database(uri)
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
@@ -232,66 +412,116 @@ def _open_store() -> tuple[MlflowClient, str]:
         return client, client.create_experiment(EXPERIMENT, artifact_location=artifacts)
 
 
-def _new_run(params: Mapping[str, object], data: Mapping[str, object]) -> Run:
+def _create_database(uri: str) -> None:
+    """Whole or not at all: one that a kill left with half of its tables MLflow would refuse for ever."""
+    from mlflow import MlflowClient
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    for left in (part, part.with_name(f"{part.name}-journal")):
+        left.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+    part.replace(path)
+
+
+def _open_run(client: MlflowClient, experiment: str, wanted: _Wanted, again: bool) -> _Stored:
+    """The run to go on with, or a new one. again: a call before this one failed, and may have made it."""
+    run = _find_known_run(client, wanted)
+    if run is None and again:
+        this = f"tags.signature = '{wanted.signature}' and attributes.start_time = {wanted.start_time}"
+        run = next(iter(_search(client, experiment, this)), None)
+    if run is None:
+        made = client.create_run(experiment, wanted.start_time, wanted.tags, wanted.name)
+        stored = _Stored(client, made.info.run_id, is_new=True)
+    else:
+        stored = _Stored(client, run.info.run_id, is_new=False)
+        stored.send_tags(wanted.tags)
+        client.update_run(stored.run_id, status="RUNNING")
+    stored.send_params(wanted.params)
+    return stored
+
+
+def _find_known_run(client: MlflowClient, wanted: _Wanted) -> StoredRun | None:
+    """The run that `wanted` names, if the store has it and it is of the same parameters."""
+    from mlflow.exceptions import MlflowException
+
+    if wanted.run_id is None:
+        return None
     try:
-        client, experiment = _open_store()
-        name = os.environ.get("DVC_EXP_NAME")
-        tags = _tags(data, git_commit()) | ({"dvc.exp_name": name} if name else {})
-        run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-        _log_params(client, run_id, params)
-    except Exception as error:
-        _say(f"MLflow: this run is not recorded: {_one_line(error)}; {WAY_ON}")
-        return Run(None, "")
-    return Run(client, run_id)
+        run = client.get_run(wanted.run_id)
+    except MlflowException as error:
+        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            return None
+        raise
+    return run if _may_be(run, wanted.params) else None
 
 
-def _tags(data: Mapping[str, object], commit: str | None) -> dict[str, str]:
+def _find_run(client: MlflowClient, experiment: str, model_digest: str) -> StoredRun | None:
+    """The newest one that trained the model."""
+    return next(iter(_search(client, experiment, f"tags.model_digest = '{model_digest}'")), None)
+
+
+def _find_left_run(
+    client: MlflowClient,
+    experiment: str,
+    model_digest: str,
+    signature: str,
+    params: Mapping[str, str],
+    curve: Mapping[int, Mapping[str, float]],
+) -> StoredRun | None:
+    """The newest one that was on its way to this model and has none: its store was away when it ended."""
+    for run in _search(client, experiment, f"tags.signature = '{signature}'"):
+        # A tag that was under way when the store hung may just have arrived.
+        is_left = run.info.status != "FINISHED" and run.data.tags.get("model_digest", model_digest) == model_digest
+        if is_left and _may_be(run, params) and _agrees(client, run, curve):
+            return run
+    return None
+
+
+def _agrees(client: MlflowClient, run: StoredRun, curve: Mapping[int, Mapping[str, float]]) -> bool:
+    """Whether all points of `run` lie on `curve`. They do not where training was rewound, in another run."""
+    for name in run.data.metrics.keys() - {CLOCK}:
+        for point in client.get_metric_history(run.info.run_id, name):
+            value = curve.get(point.step, {}).get(name)
+            if value is None or math.isnan(value) != math.isnan(point.value):
+                return False
+            if not math.isnan(value) and not math.isclose(value, point.value, rel_tol=1e-6):
+                return False
+    return True
+
+
+def _search(client: MlflowClient, experiment: str, condition: str) -> Sequence[StoredRun]:
+    """The runs that meet it, the newest first."""
+    runs: Sequence[StoredRun] = client.search_runs([experiment], condition, order_by=["attributes.start_time DESC"])
+    return runs
+
+
+def _may_be(run: StoredRun, params: Mapping[str, str]) -> bool:
+    """Whether the run is there to be written to, and its parameters are `params`, or those of them that arrived."""
+    return run.info.lifecycle_stage == "active" and run.data.params.items() <= params.items()
+
+
+def _tags(data: Mapping[str, object], commit: str | None, signature: str | None) -> dict[str, str]:
     tags = {f"data.{key}" if key != "source" else key: str(value) for key, value in data.items()}
-    return tags | ({"git.commit": commit} if commit else {})
+    return tags | {name: tag for name, tag in (("git.commit", commit), ("signature", signature)) if tag}
 
 
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, object]) -> None:
-    from mlflow.entities import Param
+def _points(step: int, values: Mapping[str, float]) -> list[_Point]:
+    now = time.time_ns() // 1_000_000
+    return [_Point(name, float(value), now, step) for name, value in values.items()]
 
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
 
-
-def _point(step: int, values: Mapping[str, float]) -> list[Metric]:
+def _metrics(points: Sequence[_Point]) -> list[Metric]:
     from mlflow.entities import Metric
 
-    now = time.time_ns() // 1_000_000
-    return [Metric(name, float(value), now, step) for name, value in values.items()]
-
-
-def _missing_points(
-    client: MlflowClient, run_id: str, curve: Mapping[int, Mapping[str, float]]
-) -> dict[int, dict[str, float]]:
-    """The part of `curve` that the run has not, metric by metric."""
-    names = {name for values in curve.values() for name in values}
-    known = {(name, point.step) for name in names for point in client.get_metric_history(run_id, name)}
-    missing = {
-        step: {name: value for name, value in values.items() if (name, step) not in known}
-        for step, values in curve.items()
-    }
-    return {step: values for step, values in missing.items() if values}
-
-
-def _missing_files(client: MlflowClient, run_id: str, files: Sequence[Path]) -> list[Path]:
-    folders = {_artifact_folder(file) for file in files}
-    known = {artifact.path for folder in folders for artifact in client.list_artifacts(run_id, folder)}
-    return [file for file in files if file.as_posix() not in known]
+    return [Metric(*point) for point in points]
 
 
 def _artifact_folder(file: Path) -> str | None:
     """Where MLflow keeps `file`; it calls the top of the artifacts None."""
     return None if file.parent == Path() else file.parent.as_posix()
-
-
-def _find_run(client: MlflowClient, experiment: str, model_digest: str) -> str | None:
-    runs = client.search_runs(
-        [experiment], f"tags.model_digest = '{model_digest}'", max_results=1, order_by=["attributes.start_time DESC"]
-    )
-    return runs[0].info.run_id if runs else None
 
 
 def _say(line: str) -> None:

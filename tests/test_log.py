@@ -12,13 +12,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities import Param
 from mlflow.entities import Run as StoredRun
+from safetensors.torch import load_file, save_file
 
+from began.checkpoint import write_description
 from began.hdf5 import ImageWriter
 from began.params import load_params
 from pipeline import tracking
@@ -40,17 +44,17 @@ class Workspace:
     def model(self) -> Path:
         return self.folder / "model"
 
-    def copy_model(self, digest: str) -> Path:
+    def copy_model(self, name: str, signature: str | None = None) -> Path:
         """The same model under another `model_digest`: to the store another model."""
-        copy = self.folder / digest
+        copy = self.folder / name
         shutil.copytree(self.model, copy)
-        description = describe(copy)
-        description["weights"]["generator.safetensors"] = digest
-        (copy / "model.json").write_text(json.dumps(description))
+        generator = copy / "generator.safetensors"
+        save_file(load_file(generator), generator, {"name": name})
+        write_description(copy, describe(copy) | {"signature": signature or name})
         return copy
 
     def runs(self, model: Path) -> list[StoredRun]:
-        digest = describe(model)["weights"]["generator.safetensors"]
+        digest = digest_of(model)
         return list(self.client.search_runs(["1"], f"tags.model_digest = '{digest}'"))
 
     def points(self, run_id: str, names: list[str]) -> dict[str, list[tuple[int, float]]]:
@@ -105,9 +109,15 @@ def _one_store(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(workspace.folder))  # making another costs seconds
 
 
-def describe(model: Path) -> dict[str, dict[str, object]]:
-    read: dict[str, dict[str, object]] = json.loads((model / "model.json").read_text(encoding="utf-8"))
+def describe(model: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((model / "model.json").read_text(encoding="utf-8"))
     return read
+
+
+def digest_of(model: Path) -> str:
+    """`model_digest`"""
+    digest: str = describe(model)["weights"]["generator.safetensors"]
+    return digest
 
 
 def curve_of(model: Path) -> dict[str, list[tuple[int, float]]]:
@@ -156,6 +166,7 @@ def test_such_a_run_can_be_sent_afterwards_and_only_once(
     assert run.data.params == {name: str(value) for name, value in settings.items()}
     assert run.data.tags["git.commit"] == "c0ffee"
     assert run.data.tags["source"] == "noise"
+    assert run.data.tags["signature"] == describe(workspace.model)["signature"]
     assert run.data.tags["data.num_train"] == "16"
     assert workspace.points(run.info.run_id, list(curve)) == curve
     assert workspace.files(run.info.run_id) == files_of(workspace.model)
@@ -182,7 +193,7 @@ def test_a_run_that_train_recorded_lacks_nothing_and_looks_like_one_that_was_sen
     log(capfd, sent_model)
     (sent,) = workspace.runs(sent_model)
     assert recorded.data.params | {"seed": "0"} == sent.data.params
-    names = {"mlflow.runName", "model_digest"}
+    names = {"mlflow.runName", "model_digest", "signature"}
     assert {name: value for name, value in recorded.data.tags.items() if name not in names} == {
         name: value for name, value in sent.data.tags.items() if name not in names
     }
@@ -195,13 +206,13 @@ def test_a_run_with_missing_points_is_completed_without_duplicates(
 ) -> None:
     model = workspace.copy_model("d-part")
     curve = curve_of(model)
-    with start_run({"gamma": 0.25}, {"source": "noise"}) as begun:
+    with start_run({"gamma": 0.25}, {"source": "noise"}, signature="") as begun:
         for i in range(NUM_STEPS):
             if i not in (3, 4, NUM_STEPS - 1):
                 values = {name: points[i][1] for name, points in curve.items() if (i, name) != (7, "k_t")}
                 begun.log(i + 1, values)
         begun.log_picture(model / "samples" / "0000000.png", "samples")
-        begun.set_tag("model_digest", "d-part")
+        begun.set_tag("model_digest", digest_of(model))
     num_missing = len(files_of(model)) - 1
     assert log(capfd, model) == (
         f"{model}: MLflow run {begun.run_id}: 4 points of the curve and {num_missing} files sent"
@@ -215,26 +226,82 @@ def test_a_run_with_missing_points_is_completed_without_duplicates(
 
 def test_a_run_whose_end_the_store_missed_is_ended(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     model = workspace.copy_model("d-open")
-    left = workspace.client.create_run("1", tags={"model_digest": "d-open"})
+    left = workspace.client.create_run("1", tags={"model_digest": digest_of(model)})
     assert left.info.status == "RUNNING"
     log(capfd, model)
     (run,) = workspace.runs(model)
     assert (run.info.run_id, run.info.status) == (left.info.run_id, "FINISHED")
 
 
+def leave_run(
+    workspace: Workspace, model: Path, params: dict[str, str], tags: dict[str, str], status: str, off: float = 0
+) -> str:
+    """The first points of the model's curve in a run whose training went on without the store; off: added to them."""
+    left = workspace.client.create_run("1", tags=tags)
+    run_id: str = left.info.run_id
+    workspace.client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
+    for name, points in curve_of(model).items():
+        for step, value in points[:9]:
+            clock = 100.0 if name == "images_per_second" else 0.0  # steps were done again
+            workspace.client.log_metric(run_id, name, value + off + clock, step=step)
+    workspace.client.update_run(run_id, status=status)
+    return run_id
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "KILLED", "FAILED"])
+def test_a_run_whose_store_was_away_to_the_end_is_completed(
+    status: str, workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = workspace.copy_model(f"d-left-{status}", signature=f"s-{status}")
+    settings = {name: str(value) for name, value in describe(model)["parameters"].items()}
+    some = dict(list(settings.items())[3:])
+    left = leave_run(workspace, model, some, {"signature": f"s-{status}"}, status)
+    num_files = len(files_of(model))
+    line = f"{model}: MLflow run {left}: {NUM_STEPS - 9} points of the curve and {num_files} files sent"
+    assert log(capfd, model) == line
+    assert log(capfd, model) == f"{model}: MLflow run {left} has all points and files already"
+    (run,) = workspace.runs(model)
+    assert (run.info.run_id, run.info.status, run.data.params) == (left, "FINISHED", settings)
+    assert run.data.tags["source"] == "noise"
+    curve = curve_of(model)
+    del curve["images_per_second"]
+    assert workspace.points(left, list(curve)) == curve
+    assert len(workspace.points(left, ["images_per_second"])["images_per_second"]) == NUM_STEPS
+
+
+OTHERS: dict[str, tuple[dict[str, str], dict[str, str], str, float]] = {
+    "of another signature": ({}, {"signature": "another"}, "RUNNING", 0),
+    "of other parameters": ({"gamma": "0.25"}, {}, "RUNNING", 0),
+    "of another model": ({}, {"model_digest": "another"}, "RUNNING", 0),
+    "that is finished": ({}, {}, "FINISHED", 0),
+    "of another curve": ({}, {}, "FAILED", 0.01),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_run_is_not_taken_for_this_models_own(
+    case: str, workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    params, tags, status, off = OTHERS[case]
+    signature = case.replace(" ", "-")
+    model = workspace.copy_model(f"d-{signature}", signature=signature)
+    settings = {name: str(value) for name, value in describe(model)["parameters"].items()}
+    other = leave_run(workspace, model, settings | params, {"signature": signature} | tags, status, off)
+    assert log(capfd, model).startswith(f"{model}: new MLflow run ")
+    (run,) = workspace.runs(model)
+    assert run.info.run_id != other
+    assert run.data.tags["signature"] == signature
+    assert workspace.points(run.info.run_id, list(curve_of(model))) == curve_of(model)
+
+
 def test_an_interrupted_sending_is_taken_up_again(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
-    """Interrupted by a picture that cannot be read, when the points have gone."""
+    """Interrupted by a picture that cannot be stored, when the points have gone."""
     model = workspace.copy_model("d-cut")
-    picture = model / "samples" / f"{NUM_STEPS:07d}.png"
-    content = picture.read_bytes()
-    picture.unlink()
-    picture.symlink_to("absent")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(MlflowClient, "log_artifact", lambda *_: 1 / 0)
         main(["log", str(model)])
     assert ended.value.code == 2
     assert "the run cannot be sent to MLflow: " in capfd.readouterr().err
-    picture.unlink()
-    picture.write_bytes(content)
     assert ": 0 points of the curve and " in log(capfd, model)
     (run,) = workspace.runs(model)
     assert run.info.status == "FINISHED"
@@ -258,6 +325,7 @@ def test_a_value_that_is_no_number_is_sent_once(workspace: Workspace, capfd: pyt
     header, first, *others = history.read_text().splitlines()
     step, _, *values = first.split(",")
     history.write_text("\n".join([header, ",".join([step, "nan", *values]), *others]) + "\n")
+    write_description(model, describe(model))
     log(capfd, model)
     assert log(capfd, model).endswith("has all points and files already")
     (run,) = workspace.runs(model)
@@ -272,6 +340,8 @@ def lose(name: str) -> Callable[[Path], None]:
 def put(name: str, content: bytes) -> Callable[[Path], None]:
     def prepare(model: Path) -> None:
         (model / name).write_bytes(content)
+        if name != "model.json":
+            write_description(model, describe(model))
 
     return prepare
 
@@ -280,11 +350,20 @@ def edit(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
     def prepare(model: Path) -> None:
         path = model / "history.csv"
         path.write_text("".join(line + "\n" for line in change(path.read_text().splitlines())))
+        write_description(model, describe(model))
 
     return prepare
 
 
 BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "another picture": (
+        lambda model: (model / "samples" / "0000000.png").write_bytes(b"another"),
+        ("samples/0000000.png", "SHA-256", "damaged or replaced"),
+    ),
+    "an edited description": (
+        lambda model: (model / "model.json").write_text(json.dumps(describe(model) | {"step": 25})),
+        ("model.json", "damaged or edited"),
+    ),
     "no folder": (shutil.rmtree, ("model.json", "no such file")),
     "no model": (lose("model.json"), ("model.json", "no such file")),
     "a damaged description": (put("model.json", b'{"format": 1'), ("model.json", "not the description of a model")),
@@ -307,8 +386,8 @@ def test_a_damaged_model_folder_is_one_line_that_names_the_file(
     case: str, workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
     damage, needed = BAD[case]
-    digest = f"d-{case.replace(' ', '-').replace(chr(39), '')}"
-    model = workspace.copy_model(digest)
+    model = workspace.copy_model(f"d-{case.replace(' ', '-').replace(chr(39), '')}")
+    digest = digest_of(model)
     damage(model)
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended:
