@@ -15,7 +15,7 @@ from began.parallel import thread_pool
 
 RESIDENT_SHARE = 0.5  # of the free memory of a CUDA device that the rows may take
 PREFETCHED = 8  # batches that wait in pinned memory, gathered by as many threads: a cold disk serves many reads at once
-MOST_PLANNED = 250  # steps that one `seek` may plan
+MOST_PLANNED = 256  # steps that one `seek` may plan
 
 
 class Batches:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -56,15 +57,23 @@ class _Description(_Part):
     step: int = Field(ge=0)
     data: _Data
     weights: dict[Literal["generator.safetensors", "discriminator.safetensors"], str] = Field(min_length=2)
+    files: dict[Annotated[str, Field(pattern=r"^(history\.csv|(samples|reconstructions)/\d+\.png)$")], str]
     device: str
     precision: str
     versions: dict[str, str]
+    warnings: list[str]
+    digest: str
 
     @field_validator("parameters")
     @classmethod
     def _are_whole(cls, parameters: dict[str, Any]) -> dict[str, Any]:
         if missing := {"gamma", "lambda_k", "seed", "profile", "train.eta", "train.batch_size"} - parameters.keys():
             raise ValueError(f"{min(missing)} is missing")
+        for name in ("gamma", "lambda_k"):
+            if not isinstance(parameters[name], int | float):
+                raise ValueError(f"{name}: {parameters[name]!r}, expected a number")
+        if parameters["train.eta"] not in (1, 2):
+            raise ValueError(f"train.eta: {parameters['train.eta']!r}, expected 1 or 2")
         return parameters
 
 
@@ -102,16 +111,18 @@ def write_model(
     device: str,
     precision: str,
     commit: str | None,
+    signature: str,
+    warnings: list[str],
 ) -> str:
     """Writes both weight files and model.json into the existing `folder`; returns `model_digest`.
 
-    data: what is known of the rows: digest, source, num_train, image_size, licence, credit. commit: of the code, where
-    git knows it.
+    What lies there already, the curve and pictures, is part of the model from now on. data: what is known of the rows:
+    digest, source, num_train, image_size, licence, credit. commit: of the code, where git knows it. signature: of the
+    run (began.resume). warnings: what was noticed while it trained.
     """
     tensors = _tensors(G) | {AVERAGED + name: tensor for name, tensor in _tensors(G_ema).items()}
     save_file(tensors, folder / GENERATOR)
     save_file(_tensors(D), folder / DISCRIMINATOR)
-    weights = {name: sha256(folder / name) for name in (GENERATOR, DISCRIMINATOR)}
     description = {
         "format": FORMAT,
         "architecture": {
@@ -123,11 +134,12 @@ def write_model(
         "parameters": params.flat(),
         "step": step,
         "data": data,
-        "weights": weights,
         "device": device,
         "precision": precision,
         "num_threads": torch.get_num_threads(),
         "commit": commit,
+        "signature": signature,
+        "warnings": warnings,
         "versions": {
             "began": __version__,
             "python": platform.python_version(),
@@ -135,48 +147,58 @@ def write_model(
             "numpy": np.__version__,
         },
     }
-    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    return write_description(folder, description)
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> str:
+    """Writes model.json with the digests of all that lies in `folder`, and of itself; returns `model_digest`."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    digests = {name: sha256(path) for name, path in files.items() if name != DESCRIPTION}
+    weights = {name: digests.pop(name) for name in (GENERATOR, DISCRIMINATOR)}
+    whole = description | {"weights": weights, "files": digests}
+    whole["digest"] = _digest(whole)
+    text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
     return weights[GENERATOR]
 
 
 def read_model(folder: Path) -> Model:
-    """Reads a model folder; checks the weights against the digests in model.json.
+    """Reads a model folder; checks everything in it against the digests in model.json.
 
     Raises ValueError naming the file when one is missing, damaged, or of another architecture.
     """
     description = read_description(folder)
+    check_files(folder, description)
     architecture = description["architecture"]
-    for name, expected in description["weights"].items():
-        path = folder / name
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file, but {DESCRIPTION} names it")
-        if sha256(path) != expected:
-            raise ValueError(f"{path}: its SHA-256 is not the {expected[:12]}… of {DESCRIPTION}: damaged or replaced")
     tensors = _read_tensors(folder / GENERATOR)
     raw = {name: tensor for name, tensor in tensors.items() if not name.startswith(AVERAGED)}
     averaged = {name.removeprefix(AVERAGED): t for name, t in tensors.items() if name.startswith(AVERAGED)}
     return Model(
-        G=_fill(Generator(**architecture), raw, folder / GENERATOR),
-        G_ema=_fill(Generator(**architecture), averaged, folder / GENERATOR),
-        D=_fill(Discriminator(**architecture), _read_tensors(folder / DISCRIMINATOR), folder / DISCRIMINATOR),
+        G=_make(Generator, architecture, raw, folder / GENERATOR),
+        G_ema=_make(Generator, architecture, averaged, folder / GENERATOR),
+        D=_make(Discriminator, architecture, _read_tensors(folder / DISCRIMINATOR), folder / DISCRIMINATOR),
         description=description,
         folder=folder,
     )
 
 
 def read_generator(path: Path) -> Generator:
-    """The averaged generator of a model folder, or of a generator.safetensors with model.json beside it."""
+    """The averaged generator of a model folder, or of a generator.safetensors with model.json beside it.
+
+    ValueError naming the file when it is missing, or is not the one that model.json describes.
+    """
     folder = path if path.is_dir() else path.parent
-    architecture = read_description(folder)["architecture"]
+    description = read_description(folder)
+    architecture = description["architecture"]
     file = folder / GENERATOR if path.is_dir() else path
+    _check_digest(file, description["weights"][GENERATOR])
     tensors = _read_tensors(file)
     averaged = {name.removeprefix(AVERAGED): t for name, t in tensors.items() if name.startswith(AVERAGED)}
-    return _fill(Generator(**architecture), averaged, file)
+    return _make(Generator, architecture, averaged, file)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """model.json of a model folder; ValueError naming the file when it is missing or of another form."""
+    """model.json of a model folder; ValueError naming the file when it is missing, of another form or damaged."""
     path = folder / DESCRIPTION
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a model folder is made by `began train` or `dvc repro`")
@@ -189,7 +211,27 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {key}: is not what a model's description has: {problem['msg']}") from None
     except (OSError, ValueError, RecursionError):
         raise ValueError(f"{path}: is not the description of a model") from None
+    if description["digest"] != _digest(description):
+        raise ValueError(f"{path}: its content is not what its digest was made of: damaged or edited")
     return description
+
+
+def check_files(folder: Path, description: dict[str, Any]) -> None:
+    """ValueError naming the first of the weights, the curve and the pictures that is not the one model.json names."""
+    for name, digest in (description["weights"] | description["files"]).items():
+        _check_digest(folder / name, digest)
+
+
+def _digest(description: dict[str, Any]) -> str:
+    content = {name: value for name, value in description.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_digest(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file, but {DESCRIPTION} names it")
+    if sha256(path) != expected:
+        raise ValueError(f"{path}: its SHA-256 is not the {expected[:12]}… of {DESCRIPTION}: damaged or replaced")
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -206,9 +248,17 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: is not a safetensors file: {error}") from None
 
 
-def _fill(module: Network, tensors: dict[str, Tensor], path: Path) -> Network:
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError:
-        raise ValueError(f"{path}: its tensors do not match the architecture in {DESCRIPTION}") from None
+def _make(kind: type[Network], architecture: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Network:
+    """The network of these tensors, which have to be all of it, float32 and finite."""
+    with torch.device("meta"):  # shapes only: what model.json claims may be larger than memory
+        module = kind(**architecture)
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise ValueError(f"{path}: its tensors do not match the architecture in {DESCRIPTION}")
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"{path}: {name}: {tensor.dtype}, expected torch.float32")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name}: holds numbers that are not finite")
+    module.load_state_dict(tensors, assign=True)
     return module.requires_grad_(False).eval()

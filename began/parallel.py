@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -37,7 +39,8 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) ->
     pending: deque[Future[R]] = deque()
     try:
         for item in items:
-            pending.append(pool.submit(function, item))
+            with _children_without_ctrl_c():  # it is here that they start
+                pending.append(pool.submit(function, item))
             if len(pending) >= _IN_FLIGHT * workers:
                 yield pending.popleft().result()
         while pending:
@@ -64,9 +67,19 @@ def thread_pool(num: int, cores_each: int = 1) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num, initializer=enter)
 
 
+@contextmanager
+def _children_without_ctrl_c() -> Iterator[None]:
+    """Processes that start inside never see SIGINT, not even while they import: it is the parent's to handle."""
+    resource_tracker.ensure_running()  # when it starts, it lifts the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _enter_worker() -> None:
-    """Ctrl-C is the parent's to handle; and no worker outlives a parent that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """No worker outlives a parent that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

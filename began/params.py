@@ -10,6 +10,9 @@ from urllib.parse import urlsplit, urlunsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+MAX_BYTES = 2**18  # of params.yaml
+MAX_VALUES = 5_000  # in it, with every alias written out: a few lines of aliases of aliases stand for billions
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -72,6 +75,7 @@ class TrainParams(_Settings):
     beta_2: float = Field(ge=0, lt=1)
     ema_decay: float = Field(ge=0, lt=1)
     precision: Literal["auto", "float32", "bfloat16"]
+    on_divergence: Literal["stop", "rewind"]
 
     @model_validator(mode="after")
     def _floor_is_not_above_the_start(self) -> TrainParams:
@@ -129,17 +133,16 @@ def load_params(path: Path) -> Params:
     profiles that are not active are checked too, so that a typing error is found before that profile is needed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = "" if len(data) > MAX_BYTES else data.decode("utf-8")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; run from the repository's root or name it with --params") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from None
-    try:
-        document = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: is nested too deeply") from None
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path}: is larger than {MAX_BYTES:,} bytes")
+    document = _read_yaml(text, path)
     if not isinstance(document, dict):
         raise ValueError(f"{path}: expected a mapping of keys to values")
     profiles = document.get("profiles")
@@ -147,14 +150,14 @@ def load_params(path: Path) -> Params:
         raise ValueError(f"{path}: profiles: expected a mapping of profile names to settings")
     active = document.get("profile")
     if not isinstance(active, str) or active not in profiles:
-        raise ValueError(f"{path}: profile: {active!r}, expected one of {', '.join(map(str, profiles))}")
+        raise ValueError(f"{path}: profile: {_shown(active)}, expected one of {', '.join(map(str, profiles))}")
     shared = {key: value for key, value in document.items() if key != "profiles"}
     settings: Params | None = None
     for name, sections in profiles.items():
         if not isinstance(sections, dict):
-            raise ValueError(f"{path}: profiles.{name}: {sections!r}, expected a mapping of sections")
+            raise ValueError(f"{path}: profiles.{name}: {_shown(sections)}, expected a mapping of sections")
         if clash := sections.keys() & shared.keys():
-            raise ValueError(f"{path}: profiles.{name}.{min(clash)}: unknown key")
+            raise ValueError(f"{path}: profiles.{name}.{min(map(str, clash))}: unknown key")
         try:
             checked = Params.model_validate({**shared, **sections})
         except ValidationError as error:
@@ -174,19 +177,64 @@ def _first_line(error: ValidationError, profile: str, sections: dict[str, Any]) 
     match problem["type"]:
         case "missing":
             return f"{key}: is missing"
-        case "extra_forbidden":
+        case "extra_forbidden" | "invalid_key":
             return f"{key}: unknown key"
         case "value_error":
             expectation = str(problem["ctx"]["error"])
+        case "string_pattern_mismatch":
+            expectation = "expected 64 hexadecimal digits"
         case _:
             expectation = re.sub(r"^Input should be ", "expected ", problem["msg"])
     secret = key == "download.url" and isinstance(problem["input"], str)  # it may hold a password
-    shown = "" if secret or isinstance(problem["input"], (dict, BaseModel)) else f"{problem['input']!r}, "
+    shown = "" if secret or isinstance(problem["input"], (dict, BaseModel)) else f"{_shown(problem['input'])}, "
     return f"{key}: {shown}{expectation}"
 
 
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def _read_yaml(text: str, path: Path) -> Any:
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _num_values(node, {}) > MAX_VALUES:
+            raise ValueError(f"{path}: holds more than {MAX_VALUES:,} values, with every alias written out")
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        # Without the line itself that PyYAML would quote: it may hold a password.
+        words = ", ".join(part for part in (error.context, error.problem) if part)
+        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+        raise ValueError(f"{path}: is not YAML: {words}{line}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: is nested too deeply") from None
+
+
+def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values `node` stands for, counted no further than it matters."""
+    if id(node) not in known:
+        known[id(node)] = MAX_VALUES + 1  # while inside it: what holds itself has no end
+        match node:
+            case yaml.MappingNode():
+                inner = [part for pair in node.value for part in pair]
+            case yaml.SequenceNode():
+                inner = node.value
+            case _:
+                inner = []
+        known[id(node)] = min(1 + sum(_num_values(part, known) for part in inner), MAX_VALUES + 1)
+    return known[id(node)]
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML as people and DVC write it: 1e-4 is a number (YAML 1.2), a key that stands twice is an error."""
+    """YAML as people and DVC write it: YAML 1.2's numbers, and a key that stands twice is an error.
+
+    1e-4 is a number; 010 (8 in YAML 1.1, 10 in 1.2) and 1:30 (90 in 1.1) are none.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -195,9 +243,28 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError):  # the 99th of May; `!!bool maybe`; an endless number
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(None, None, f"a value that is no {kind}", node.start_mark) from None
 
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    re.compile(
+        r"^(?:[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+|[-+]?(?:[0-9][0-9_]*)?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?[0-9][0-9_]*\.|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"^(?:[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+)$"),
     list("-+0123456789"),
 )

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from math import isfinite
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,11 +16,13 @@ from began import equilibrium
 from began.batches import MOST_PLANNED, Batches
 from began.cuda_graph import RecordedWork
 from began.devices import resolve_precision
+from began.divergence import K_T_WARM_UP, DivergedError
 from began.networks import Discriminator, Generator, uniform_z
 from began.parallel import thread_pool
 from began.params import Params
 from began.seeds import derive_seed
 
+MOST_STEPS_A_RECORD = 256
 CURVE = ("step", "M_global", "L_real", "L_fake", "L_D", "L_G", "k_t", "learning_rate", "images_per_second")
 
 
@@ -29,7 +31,8 @@ class Record:
     """One point of the curve, after `step` steps.
 
     M_global and the losses are means over the steps since the last record; k_t and the learning rate are those the
-    next step will use.
+    next step will use. `steps_at_bound`, which is not drawn: for how many steps k_t has been 0 or 1, after
+    K_T_WARM_UP.
     """
 
     step: int
@@ -41,6 +44,15 @@ class Record:
     k_t: float
     learning_rate: float
     images_per_second: float
+    steps_at_bound: int = 0
+
+
+def record_interval(step: int) -> int:
+    """Steps from `step` to the next record: 1 at first, then a power of two that is a 32nd to a 64th of the run so far.
+
+    Of the step alone, so that a run that goes on beyond its end has the points of one that was longer from the start.
+    """
+    return min(1 << max(0, step.bit_length() - 6), MOST_STEPS_A_RECORD)
 
 
 class Players(nn.Module):
@@ -101,11 +113,14 @@ class Training:
             capturable=device.type == "cuda",
         )
         self.num_done = 0
+        self.num_recorded = 0  # the step of the last record
+        self.num_rewinds = 0
         self.step_count = torch.zeros((), device=device)
         self.k_t = torch.zeros((), device=device)
         self.sums = torch.zeros(4, device=device)  # of M_global, L_real, L_fake, L_D since the last record
         self.window_sum = torch.zeros((), device=device)  # of M_global since the last decision on the plateau
         self.window_best = torch.full((), torch.inf, device=device)
+        self.steps_at_bound = torch.zeros((), device=device)
         # None: the batch as a whole, in one call of `players`; what wraps them (DistributedDataParallel) needs that.
         self.halves = _two_threads(train.batch_size) if device.type == "cpu" else None
         if device.type == "cuda" and self.precision == "float32":
@@ -136,6 +151,8 @@ class Training:
             self.sums += torch.stack((M_global, L_real, L_fake, L_D))
             self.window_sum += M_global
             self.step_count += 1
+            at_bound = ((self.k_t <= 0) | (self.k_t >= 1)) & (self.step_count > K_T_WARM_UP)
+            self.steps_at_bound.copy_((self.steps_at_bound + 1) * at_bound)
             self._average()
             if train.learning_rate_decay == "cosine":
                 self._follow_cosine()
@@ -149,7 +166,6 @@ class Training:
 
     def _backward(self, x: Tensor, z: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
         """Leaves both players' gradients; returns L_real and L_fake."""
-
         num = len(x)
 
         def backward(x: Tensor, z: Tensor) -> Tensor:
@@ -180,21 +196,31 @@ class Training:
     def _follow_cosine(self) -> None:
         start, floor = self.params.train.learning_rate, self.params.train.learning_rate_floor
         phase = (self.step_count / self.params.train.decay_steps).clamp(max=1) * torch.pi
-        self.learning_rate.copy_(floor + (start - floor) * (1 + torch.cos(phase)) / 2)
+        self.learning_rate.copy_((floor + (start - floor) * (1 + torch.cos(phase)) / 2) * 0.5**self.num_rewinds)
 
     def _halve_on_plateau(self) -> None:
         # Paper: halved "when the measure of convergence stalls"; here: when its mean over a window is not below
         # the best window's, and never under the floor, because without one late collapses were seen.
         mean = self.window_sum / self.params.train.decay_steps
-        halved = (self.learning_rate / 2).clamp(min=self.params.train.learning_rate_floor)
+        floor = self.params.train.learning_rate_floor * 0.5**self.num_rewinds
+        halved = (self.learning_rate / 2).clamp(min=floor)
         self.learning_rate.copy_(torch.where(mean < self.window_best, self.learning_rate, halved))
         self.window_best.copy_(torch.minimum(mean, self.window_best))
         self.window_sum.zero_()
 
-    def read_record(self, num_steps: int, images_per_second: float) -> Record:
-        """The point of the curve over the last `num_steps` steps; here the host waits for the device."""
+    def read_record(self, images_per_second: float) -> Record:
+        """The point of the curve over the steps since the last record; here the host waits for the device.
+
+        Raises DivergedError when a loss is not finite.
+        """
+        num_steps = self.num_done - self.num_recorded
         M_global, L_real, L_fake, L_D = (self.sums / num_steps).tolist()
-        self.sums.zero_()
+        if not isfinite(M_global):
+            train = self.params.train
+            raise DivergedError(
+                f"M_global is {M_global} after step {self.num_done}: training diverged; train.learning_rate: "
+                f"{train.learning_rate}, expected a lower one (or train.on_divergence: rewind)"
+            )
         return Record(
             step=self.num_done,
             M_global=M_global,
@@ -205,42 +231,99 @@ class Training:
             k_t=self.k_t.item(),
             learning_rate=self.learning_rate.item(),
             images_per_second=images_per_second,
+            steps_at_bound=int(self.steps_at_bound.item()),
         )
 
+    def end_record(self) -> None:
+        """The next record begins here."""
+        self.num_recorded = self.num_done
+        self.sums.zero_()
 
-def train(training: Training, batches: Batches, record_every: int) -> Iterator[Record]:
-    """Trains to `params.train.num_steps`; yields every `record_every` steps and at the end.
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies, on the CPU, of everything that the next steps depend on. Here the host waits for the device.
 
-    Between records the host does not wait for the device, but to record a graph, at the start and where the residuals
-    have vanished; and to plan ahead where records are further apart than MOST_PLANNED steps. Raises ValueError when a
-    loss is no longer finite, at the record that shows it.
+        But for the settings, and the order of the rows, which is a function of seed and step.
+        """
+        tensors = self._tensors() | {name: torch.tensor(getattr(self, name)) for name in self._COUNTS}
+        tensors["z_generator"] = self.z_generator.get_state()
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        return {name: tensor.contiguous() for name, tensor in copies.items()}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave, for the same settings. ValueError naming a tensor that does not fit."""
+        for parameter in self.players.parameters():
+            if tensors["num_done"] and not self.optimizer.state[parameter]:  # made by its first step otherwise
+                self.optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=self.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+        own = self._tensors()
+        wanted = own.keys() | {"z_generator", *self._COUNTS}
+        if wanted != tensors.keys():
+            raise ValueError(f"{min(wanted ^ tensors.keys())}: expected the tensors of a training of these settings")
+        for name, tensor in own.items():
+            if tensor.shape != tensors[name].shape:
+                raise ValueError(f"{name}: {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}")
+            tensor.detach().copy_(tensors[name])  # into its memory, in its layout
+        self.z_generator.set_state(tensors["z_generator"])
+        for name in self._COUNTS:
+            setattr(self, name, int(tensors[name]))
+
+    _COUNTS = ("num_done", "num_recorded", "num_rewinds")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        optimizer = {
+            f"optimizer.{name}.{key}": tensor
+            for name, parameter in self.players.named_parameters()
+            for key, tensor in self.optimizer.state.get(parameter, {}).items()
+        }
+        scalars = ("k_t", "learning_rate", "step_count", "sums", "window_sum", "window_best", "steps_at_bound")
+        return {
+            **self.players.state_dict(),
+            **{f"G_ema.{name}": tensor for name, tensor in self.G_ema.state_dict().items()},
+            **optimizer,
+            **{name: getattr(self, name) for name in scalars},
+        }
+
+
+def train(training: Training, batches: Batches, record_every: int | None = None) -> Iterator[Record | None]:
+    """Trains to `params.train.num_steps`; yields after each step: a record where one is due and at the end, else None.
+
+    Records are due where `record_interval` says, or every `record_every` steps. Between them the host does not wait
+    for the device, but to record a graph, at the start and where the residuals have vanished. Whatever is done between
+    two steps, a state that is saved and loaded, say, changes no number. The record at the end closes no interval, so
+    that a state taken then goes on as if there had been no end.
+
+    Raises DivergedError when a loss is no longer finite, at the record that shows it.
     """
     settings = training.params.train
     last_step, last_time = training.num_done, time.perf_counter()
     update = _update_of(training, batches)
     while training.num_done < settings.num_steps:
-        next_record = min((training.num_done // record_every + 1) * record_every, settings.num_steps)
-        stop = min(next_record, training.num_done + MOST_PLANNED)
-        batches.seek(training.num_done, stop - training.num_done)
+        step = training.num_done
+        interval = record_every or record_interval(step)
+        due = (step // interval + 1) * interval
+        stop = min(due, settings.num_steps, step + MOST_PLANNED)
+        batches.seek(step, stop - step)
         while training.num_done < stop:
             batches.fetch()
             update()
             training.count()
             if training.num_done == settings.vanishing_residual_steps:
                 update = _update_of(training, batches)
-        if training.num_done < next_record:
+            if training.num_done < min(due, settings.num_steps):
+                yield None
+        if stop < min(due, settings.num_steps):
             continue
         if training.device.type == "cuda":
             torch.cuda.synchronize(training.device)
-        num_images = (next_record - last_step) * settings.batch_size
-        record = training.read_record(next_record - last_step, num_images / (time.perf_counter() - last_time))
-        if not np.isfinite(record.M_global):
-            raise ValueError(
-                f"M_global is {record.M_global} after step {record.step}: training diverged; "
-                f"train.learning_rate: {settings.learning_rate}, expected a lower one"
-            )
+        num_images = (stop - last_step) * settings.batch_size
+        record = training.read_record(num_images / (time.perf_counter() - last_time))
+        if stop == due:
+            training.end_record()
         yield record
-        last_step, last_time = next_record, time.perf_counter()
+        last_step, last_time = stop, time.perf_counter()
 
 
 def _update_of(training: Training, batches: Batches) -> Callable[[], None]:

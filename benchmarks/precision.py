@@ -43,7 +43,8 @@ def measure(params: Params, file: ImageFile, device: torch.device, precision: st
     training = Training(params.model_copy(update=changes), file.image_size, device)
     batches = open_batches(file.train, params.train.batch_size, seed, device)
     for record in train(training, batches, record_every=params.train.num_steps // 10):
-        print(f"{precision}, seed {seed}: step {record.step:,}, M_global {record.M_global:.5f}", flush=True)
+        if record is not None:
+            print(f"{precision}, seed {seed}: step {record.step:,}, M_global {record.M_global:.5f}", flush=True)
     native = precision == "float32" or resolve_precision("auto", device) == "bfloat16"
     return {
         "precision": precision,

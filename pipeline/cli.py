@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Annotated
 
 import typer
 
+from pipeline.clean import clean
 from pipeline.download import download
 from pipeline.evaluate import evaluate
 from pipeline.log import log
 from pipeline.preprocess import preprocess
 from pipeline.sample import sample
+from pipeline.signals import StoppedError, unwinding
 from pipeline.train import train
 from pipeline.ui import ui
 
@@ -28,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (download, preprocess, train, evaluate, sample, log, ui):
+for command in (download, preprocess, train, evaluate, sample, log, clean, ui):
     app.command()(command)
 
 
@@ -52,39 +49,20 @@ def began(
 def main(arguments: list[str] | None = None) -> None:
     """Runs `began ARGUMENTS`. What a user gave wrong ends with one line on standard error and exit code 2."""
     try:
-        with _sigterm_unwinds():
+        with unwinding():
             app(arguments, prog_name="began")
     except (ValueError, OSError) as error:
-        print(f"began: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"began: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("began: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except _Terminated:
-        print("began: terminated", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+    except StoppedError as stopped:
+        print(f"began: {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
 
 
-class _Terminated(BaseException):
-    """SIGTERM. No KeyboardInterrupt: Typer takes that for Ctrl-C."""
-
-
-@contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM raises _Terminated inside, so that half-written outputs are removed and MLflow's run is ended."""
-    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
-        yield
-        return
-    older = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, older)
-
-
-def _terminate(kind: int, frame: FrameType | None) -> None:
-    signal.signal(kind, signal.SIG_IGN)  # a second one would cut the clearing up short
-    raise _Terminated
+def _one_line(error: Exception) -> str:
+    """Its words, without what would act on a terminal: they may hold a stranger's file names."""
+    words = " ".join(str(error).split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
 
 
 def run_stage(name: str) -> None:

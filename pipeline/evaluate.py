@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     import numpy as np
 
@@ -25,9 +26,11 @@ NUM_TILES = 64
 NUM_RECONSTRUCTIONS = 32
 NUM_STRIPS = 6
 BATCH_SIZE = 50
+NUMBERS_NAME = "metrics.json"
 PIXELS_ACROSS = 1024  # of a grid on the page: small tiles are repeated up to it, so that a browser does not blur them
 
 Numbers = dict[str, float | None]
+Thumbnails = dict[int, "np.ndarray"]  # step → tiles (N, S, S, 3) of the fixed z
 
 
 def evaluate(
@@ -48,26 +51,32 @@ def evaluate(
     from began.checkpoint import read_model
     from began.devices import resolve_device
     from began.files import replace_folder
-    from began.hdf5 import open_images
+    from began.hdf5 import open_images, verify_digest
     from pipeline import tracking
     from pipeline.plots import read_history
+    from pipeline.progress import follow
     from pipeline.report import render
 
+    if report.is_dir() and any(report.iterdir()) and not (report / NUMBERS_NAME).is_file():
+        raise ValueError(f"{report}: holds other things than a report, expected a new folder or an older report")
     target = resolve_device(device)
     trained = read_model(model)
     file = open_images(images)
     _check_match(trained, file)
     history = read_history(model / "history.csv")
+    thumbnails = _read_thumbnails(model, file.image_size)
     for network in (trained.G, trained.G_ema, trained.D):
         network.to(target)
 
-    numbers = _measure(trained, file, settings.evaluate.num_samples, settings.seed)
-    numbers["M_global"] = float(history["M_global"][-1])
-    notes = _notes(numbers, settings.evaluate.num_samples, file)
     with replace_folder(report) as folder:
-        pictures = _draw(folder, trained, file, history, settings.seed)
+        follow(verify_digest(file), "check rows", brief=True)
+        numbers = _measure(trained, file, settings.evaluate.num_samples, settings.seed)
+        numbers["M_global"] = float(history["M_global"][-1])
+        warnings = [f"Warning of the training: {text}" for text in trained.description.get("warnings", [])]
+        notes = warnings + _notes(numbers, settings.evaluate.num_samples, file)
+        pictures = _draw(folder, trained, file, history, thumbnails, settings.seed)
         (folder / "history.csv").write_bytes((model / "history.csv").read_bytes())
-        (folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        (folder / NUMBERS_NAME).write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
         page = render(numbers, trained.description, pictures, notes, file.credit, file.licence)
         (folder / "index.html").write_text(page, encoding="utf-8")
     # The run already has M_global as a curve.
@@ -194,17 +203,34 @@ def _notes(numbers: Numbers, wanted: int, file: ImageFile) -> list[str]:
     return notes
 
 
-def _draw(folder: Path, trained: Model, file: ImageFile, history: History, seed: int) -> list[Picture]:
+def _read_thumbnails(model: Path, image_size: int) -> Thumbnails:
+    """The grids that the training left; ValueError naming the one that is none."""
+    from began.images import read_png, tiles
+
+    thumbnails = {}
+    for path in (model / "samples").glob("*.png"):
+        if path.stem.isdecimal():
+            picture = read_png(path)
+            try:
+                thumbnails[int(path.stem)] = tiles(picture, image_size)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+    return thumbnails
+
+
+def _draw(
+    folder: Path, trained: Model, file: ImageFile, history: History, thumbnails: Thumbnails, seed: int
+) -> list[Picture]:
     """Writes every picture into `folder`; returns them with their captions, in the page's order."""
     import numpy as np
     import torch
 
-    from began.images import grid, png_bytes, read_png, tiles, write_png
+    from began.images import grid, png_bytes, write_png
     from began.sampling import draw_z, generate, interpolate, reconstruct
     from pipeline import plots
     from pipeline.report import Picture
 
-    size, N_h = file.image_size, trained.description["architecture"]["N_h"]
+    N_h = trained.description["architecture"]["N_h"]
     gamma = float(trained.description["parameters"]["gamma"])
 
     def grid_picture(name: str, pixels: np.ndarray, columns: int, title: str, caption: str) -> Picture:
@@ -213,6 +239,12 @@ def _draw(folder: Path, trained: Model, file: ImageFile, history: History, seed:
         times = max(PIXELS_ACROSS // picture.shape[1], 1)
         larger = picture.repeat(times, axis=0).repeat(times, axis=1)
         return Picture(title, caption, title, png_bytes(larger), is_grid=True)
+
+    def curve_picture(name: str, draw: Callable[..., bytes], title: str, caption: str, alt: str) -> Picture:
+        wide = draw(theme=plots.LIGHT)
+        (folder / name).write_bytes(wide)
+        dark, narrow = draw(theme=plots.DARK), draw(theme=plots.LIGHT, narrow=True)
+        return Picture(title, caption, alt, wide, dark, narrow, draw(theme=plots.DARK, narrow=True))
 
     z = draw_z(NUM_TILES, N_h, seed)
     samples = np.concatenate(list(generate(trained.G_ema, z)))
@@ -226,10 +258,8 @@ def _draw(folder: Path, trained: Model, file: ImageFile, history: History, seed:
         part = originals[start : start + COLUMNS]
         blank = np.full((COLUMNS - len(part), *part.shape[1:]), 255, dtype=np.uint8)
         rows += [part, blank, reconstruct(trained.D, part), blank]
-    watched = [path for path in (trained.folder / "samples").glob("*.png") if path.stem.isdecimal()]
-    thumbnails = {int(path.stem): tiles(read_png(path), size) for path in watched}
     steps = f"{trained.description['step']:,}"
-    pictures = [
+    return [
         grid_picture(
             "samples.png",
             samples,
@@ -238,24 +268,20 @@ def _draw(folder: Path, trained: Model, file: ImageFile, history: History, seed:
             f"{NUM_TILES} samples from random z, not picked, after {steps} steps. The weights are the average over the "
             "last steps.",
         ),
-        Picture(
+        curve_picture(
+            "convergence.png",
+            partial(plots.convergence, history, thumbnails),
             "Convergence",
             "M_global over the steps of the run, and above it what the generator made of the same six z at each point.",
             "M_global over steps, with samples above the curve",
-            plots.convergence(history, thumbnails, plots.LIGHT),
-            plots.convergence(history, thumbnails, plots.DARK),
-            plots.convergence(history, thumbnails, plots.LIGHT, narrow=True),
-            plots.convergence(history, thumbnails, plots.DARK, narrow=True),
         ),
-        Picture(
+        curve_picture(
+            "curves.png",
+            partial(plots.curves, history, gamma),
             "Balance",
             "The losses of real and generated images, which k_t keeps at L_fake = γ·L_real; k_t itself; and the "
             "learning rate.",
             "Losses, k_t and learning rate over steps",
-            plots.curves(history, gamma, plots.LIGHT),
-            plots.curves(history, gamma, plots.DARK),
-            plots.curves(history, gamma, plots.LIGHT, narrow=True),
-            plots.curves(history, gamma, plots.DARK, narrow=True),
         ),
         grid_picture(
             "interpolation.png",
@@ -280,9 +306,6 @@ def _draw(folder: Path, trained: Model, file: ImageFile, history: History, seed:
             "The same z through the weights of the last step alone.",
         ),
     ]
-    (folder / "convergence.png").write_bytes(pictures[1].png)
-    (folder / "curves.png").write_bytes(pictures[2].png)
-    return pictures
 
 
 def _show(value: float | None) -> str:

@@ -49,8 +49,12 @@ def preprocess(
     settings = load_params(params).preprocess
     if not archive.exists():
         raise ValueError(f"{archive}: no such file; `began download` makes it")
-    if archive.is_dir():
-        raise ValueError(f"{archive}: is a folder, expected a zip")
+    if not archive.is_file():
+        raise ValueError(f"{archive}: is {'a folder' if archive.is_dir() else 'no file'}, expected a zip")
+    if output.exists() and output.samefile(archive):
+        raise ValueError(f"{output}: is the archive itself, expected another name for the HDF5 file")
+    if output.name == REJECTS_NAME:
+        raise ValueError(f"{output}: is the name of the list of rejects, expected another one for the HDF5 file")
     start = time.monotonic()
     attributes = _source(archive)
     crop = settings.crop

@@ -22,8 +22,10 @@ SECONDS_BETWEEN_LINES = 5.0
 class ProgressBar:
     """A bar with rate and time left on a terminal; `title: done/total unit, rate, time left, note` lines elsewhere."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, brief: bool = False) -> None:
+        """brief: no line of what ends before the first one is due."""
         self._title = title
+        self._brief = brief
         self._start = time.monotonic()
         self._first_done: int | None = None
         self._last_line = self._start
@@ -51,7 +53,9 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
         elif self._latest is not None and self._latest is not self._printed and kind is None:
-            self._print(self._latest)
+            short = self._brief and self._printed is None
+            if not short:
+                self._print(self._latest)
 
     def update(self, progress: Progress) -> None:
         """Shows `progress`. Work that was done before the first call (a resumed download) does not count as speed."""
@@ -90,9 +94,9 @@ class ProgressBar:
         return " · ".join(parts)
 
 
-def follow(work: Generator[Progress, None, T], title: str) -> T:
-    """Runs `work` to its end while showing what it yields; returns what it returns."""
-    with ProgressBar(title) as bar:
+def follow(work: Generator[Progress, None, T], title: str, brief: bool = False) -> T:
+    """Runs `work` to its end while showing what it yields; returns what it returns. `brief` as for ProgressBar."""
+    with ProgressBar(title, brief) as bar:
         while True:
             try:
                 bar.update(next(work))

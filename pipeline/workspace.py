@@ -29,6 +29,11 @@ def downloads_folder() -> Path:
     return main_root() / ".began" / "downloads"
 
 
+def states_folder() -> Path:
+    """States of training, a folder for each signature; outside DVC's outs, and shared by all experiments."""
+    return main_root() / ".began" / "state"
+
+
 def git_commit() -> str | None:
     """The commit an experiment starts from, else the checked-out one."""
     if revision := os.environ.get("DVC_EXP_BASELINE_REV"):

@@ -10,18 +10,22 @@ from pathlib import Path
 import pytest
 import yaml
 
+from began.resume import CODE
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Each module may import from the lines above its own only.
 LAYERS = [
-    "began began.cuda_graph began.files began.parallel began.progress began.seeds pipeline",
+    "began began.cuda_graph began.divergence began.files began.isolated began.parallel began.progress began.seeds "
+    "pipeline",
     "began.networks began.equilibrium began.hdf5 began.images began.params began.archives began.card began.devices",
-    "began.batches began.checkpoint began.features began.sources",
+    "began.batches began.checkpoint began.features began.resume began.sources",
     "began.training began.sampling began.metrics",
-    "pipeline.progress pipeline.workspace",
+    "pipeline.progress pipeline.signals pipeline.workspace",
     "pipeline.plots",
     "pipeline.tracking pipeline.report",
-    "pipeline.download pipeline.preprocess pipeline.train pipeline.evaluate pipeline.sample pipeline.log pipeline.ui",
+    "pipeline.download pipeline.preprocess pipeline.train pipeline.evaluate "
+    "pipeline.sample pipeline.log pipeline.clean pipeline.ui",
     "pipeline.cli",
 ]
 SINGLE_USERS = {
@@ -38,6 +42,7 @@ EXEMPT = {
     "began.progress",
     "pipeline",
     "pipeline.progress",
+    "pipeline.signals",
     "pipeline.workspace",
     "pipeline.tracking",
     "pipeline.report",
@@ -130,6 +135,10 @@ def test_a_stage_depends_on_every_module_that_shapes_its_output(stage: str) -> N
     named = [REPOSITORY / dep for dep in stages()[stage]["deps"] if dep.startswith(("began/", "pipeline/"))]
     files = {file for path in named for file in (path.rglob("*.py") if path.is_dir() else [path])}
     assert files == {MODULES[module] for module in closure(f"pipeline.{stage}") - EXEMPT}
+
+
+def test_the_signature_of_a_run_covers_every_module_that_shapes_it() -> None:
+    assert set(CODE) == closure("pipeline.train") - EXEMPT
 
 
 def test_stages_are_one_chain_of_four() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from began.checkpoint import read_description, read_generator, read_model, write_model
+from began.checkpoint import _digest, read_description, read_generator, read_model, write_description, write_model
 from began.files import sha256
 from began.networks import Discriminator, Generator
 from began.params import load_params
@@ -32,6 +32,8 @@ def make_model(folder: Path):
         device="cpu",
         precision="float32",
         commit=None,
+        signature="0" * 16,
+        warnings=["something"],
     )
     return networks, digest
 
@@ -48,6 +50,15 @@ def test_a_model_reads_back_as_it_was_written(tmp_path):
     assert model.digest == digest == sha256(tmp_path / "model" / "generator.safetensors")
     assert same(read_generator(tmp_path / "model"), G_ema)
     assert same(read_generator(tmp_path / "model" / "generator.safetensors"), G_ema)
+
+
+def test_a_generator_that_is_not_the_one_described_is_refused(tmp_path):
+    make_model(tmp_path / "model")
+    path = tmp_path / "model" / "generator.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    for name in (path, path.parent):
+        with pytest.raises(ValueError, match=r"generator\.safetensors: its SHA-256 is not the .* damaged or replaced"):
+            read_generator(name)
 
 
 def test_the_description_holds_what_a_repetition_needs(tmp_path):
@@ -75,7 +86,13 @@ def damage_weights(folder: Path) -> None:
 
 def change(folder: Path, key: str, value: object) -> None:
     path = folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    description = json.loads(path.read_text()) | {key: value}
+    path.write_text(json.dumps(description | {"digest": _digest(description)}))
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    path = folder / "model.json"
+    path.write_text(path.read_text().replace(old, new))
 
 
 def change_architecture(folder: Path, **changes: int) -> None:
@@ -107,6 +124,7 @@ def replace_with_others(folder: Path) -> None:
         (lambda folder: change_architecture(folder, n_filters=10**9), r"architecture\.n_filters: "),
         (lambda folder: change_architecture(folder, image_size=33), r"architecture\.image_size: .*32·2\^m"),
         (lambda folder: change_architecture(folder, depth=3), r"architecture\.depth: "),
+        (lambda folder: edit(folder, "avatars", "avatarz"), r"model\.json: .*damaged or edited"),
         (lambda folder: (folder / "model.json").write_bytes(b"\xff\xfe"), r"model\.json: is not the description"),
     ],
 )
@@ -128,5 +146,6 @@ def test_another_format_is_named(tmp_path):
 def test_a_file_that_is_not_weights_is_named(tmp_path):
     make_model(tmp_path / "model")
     (tmp_path / "model" / "generator.safetensors").write_bytes(b"no weights")
+    write_description(tmp_path / "model", json.loads((tmp_path / "model" / "model.json").read_text()))
     with pytest.raises(ValueError, match=r"generator\.safetensors: is not a safetensors file"):
         read_generator(tmp_path / "model")

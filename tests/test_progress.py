@@ -46,6 +46,17 @@ def test_without_a_terminal_lines_come_every_few_seconds_with_rate_and_time_left
     assert "left" in lines[-1]
 
 
+def test_brief_work_leaves_no_line_unless_it_took_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow(work(200), "check", brief=True)
+    assert capsys.readouterr().err == ""
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    follow(work(200), "check", brief=True)
+    assert "check: 50 of 200 steps" in capsys.readouterr().err
+
+
 def test_an_unknown_total_shows_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     follow(work(None), "download")
     err = capsys.readouterr().err

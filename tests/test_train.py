@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
 
+import began.divergence
+import began.training
 from began.checkpoint import read_model
 from began.devices import resolve_precision
 from began.images import read_png, tiles
+from began.resume import States
+from began.training import Training
 from pipeline.cli import main
+from pipeline.tracking import store_uri
+from pipeline.workspace import states_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,14 +56,15 @@ def run(*arguments: str) -> None:
     assert end.value.code in (0, None)
 
 
-def error_of(capsys, *arguments: str) -> str:
+def error_of(capsys, *arguments: str, last: bool = False) -> str:
+    """The one line on standard error; the last one where progress stands before it."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
         main(list(arguments))
     assert end.value.code == 2
-    message = capsys.readouterr().err.strip()
-    assert "\n" not in message
-    return message
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 or last
+    return lines[-1]
 
 
 def test_the_curve_has_at_least_twenty_points_with_the_agreed_columns(workspace):
@@ -60,8 +73,7 @@ def test_the_curve_has_at_least_twenty_points_with_the_agreed_columns(workspace)
     assert list(rows[0]) == [
         *("step", "M_global", "L_real", "L_fake", "L_D", "L_G", "k_t", "learning_rate", "images_per_second")
     ]
-    assert len(rows) >= 20
-    assert rows[-1]["step"] == "50"
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 51)]
     for row in rows:
         assert float(row["M_global"]) > 0 and 0 <= float(row["k_t"]) <= 1
 
@@ -69,7 +81,7 @@ def test_the_curve_has_at_least_twenty_points_with_the_agreed_columns(workspace)
 def test_pictures_of_samples_and_reconstructions_lie_beside_the_model(workspace):
     samples = sorted(Path("data/model/samples").iterdir())
     assert samples[0].name == "0000000.png" and samples[-1].name == "0000050.png"
-    assert len(samples) == 13
+    assert [path.stem for path in samples[1:-1]] == [f"{step:07d}" for step in range(8, 50, 8)]
     assert tiles(read_png(samples[-1]), 32).shape == (64, 32, 32, 3)
     assert sorted(Path("data/model/reconstructions").iterdir())[-1].name == "0000050.png"
 
@@ -89,9 +101,18 @@ def test_the_same_settings_train_the_same_bytes(workspace):
         assert Path("data/again", name).read_bytes() == Path("data/model", name).read_bytes()
 
 
+def test_a_finished_run_starts_afresh_when_it_is_run_again(workspace, capsys):
+    """… as `dvc repro --force` asks for; its state is that of a later attempt."""
+    run("train", "data/images.h5", "data/fresh")
+    assert "Going on" not in capsys.readouterr().err
+    attempts = {state.attempt for state in States(state_folder("data/fresh")).all()}
+    run("train", "data/images.h5", "data/fresh")
+    assert {state.attempt for state in States(state_folder("data/fresh")).all()} == {max(attempts) + 1}
+
+
 def test_a_model_folder_is_replaced_whole(workspace):
+    run("train", "data/images.h5", "data/again2")
     stray = Path("data/again2/stray.txt")
-    stray.parent.mkdir()
     stray.write_text("older")
     run("train", "data/images.h5", "data/again2")
     assert not stray.exists() and Path("data/again2/model.json").exists()
@@ -132,6 +153,7 @@ def test_a_weights_file_can_be_named(workspace):
         (("train", "nowhere.h5"), "nowhere.h5"),
         (("train", "--device", "gpu"), "device: 'gpu'"),
         (("train", "--params", "nowhere.yaml"), "nowhere.yaml: no such file"),
+        (("train", "data/images.h5", "data"), "data: holds other things than a model, expected a new folder"),
         (("train", "data/images.h5", "params.yaml"), "params.yaml: is a file, expected a folder"),
     ],
 )
@@ -144,6 +166,226 @@ def test_another_image_size_is_refused(workspace, capsys, tmp_path):
     (tmp_path / "params.yaml").write_text(text)
     message = error_of(capsys, "train", "--params", str(tmp_path / "params.yaml"))
     assert "images of size 32, expected 64" in message
+
+
+def settings_file(folder: Path, name: str = "params.yaml", **train: object) -> tuple[str, str]:
+    """`--params FILE` with the workspace's settings and `train`."""
+    document = yaml.safe_load(Path("params.yaml").read_text())
+    document["profiles"]["quick"]["train"] |= train
+    document["gamma"] = 0.61  # so that no other test's state is met
+    (folder / name).write_text(yaml.safe_dump(document))
+    return "--params", str(folder / name)
+
+
+def newest_folder() -> Path:
+    return max(states_folder().iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+
+
+def state_folder(model: str | Path) -> Path:
+    return states_folder() / json.loads((Path(model) / "model.json").read_text())["signature"]
+
+
+def curve(model: Path) -> list[dict[str, str]]:
+    """history.csv but for its clock."""
+    with (model / "history.csv").open() as file:
+        return [{name: row[name] for name in row if name != "images_per_second"} for row in csv.DictReader(file)]
+
+
+def files(model: Path) -> dict[str, bytes]:
+    """The model folder but for the clock and MLflow's way."""
+    return {
+        str(path.relative_to(model)): path.read_bytes()
+        for path in sorted(model.rglob("*"))
+        if path.is_file() and path.name not in ("history.csv", "model.json")
+    }
+
+
+@contextmanager
+def at_step(k: int, action: Callable[[Training], object]) -> Iterator[None]:
+    """Inside, `action(training)` is done between step k and the next."""
+    original = began.training.train
+
+    def watched(training, batches):
+        for step in original(training, batches):
+            if training.num_done == k:
+                action(training)
+            yield step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(began.training, "train", watched)
+        yield
+
+
+def stop(training: Training) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_goes_on_to_the_same_bytes(workspace, capsys, tmp_path, kind, code):
+    params = settings_file(tmp_path, ema_decay=0.9 + kind / 1000)
+    run("train", "data/images.h5", str(tmp_path / "whole"), *params)
+    shutil.rmtree(state_folder(tmp_path / "whole"))
+    before = signal.getsignal(kind)
+    for step in (17, 36):
+        with at_step(step, lambda training: os.kill(os.getpid(), kind)), pytest.raises(SystemExit) as end:
+            main(["train", "data/images.h5", str(tmp_path / "cut"), *params])
+        assert end.value.code == code
+        assert f"began: stopped at step {step}; the same command goes on from there" in capsys.readouterr().err
+        assert States(state_folder(tmp_path / "whole")).all()[0].step == step
+        assert not list(tmp_path.glob("*cut*"))
+    assert signal.getsignal(kind) == before
+    run("train", "data/images.h5", str(tmp_path / "cut"), *params)
+    assert "Going on from step 36 of 50" in capsys.readouterr().err
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
+def test_a_signal_after_the_last_step_ends_nothing(workspace, tmp_path):
+    with at_step(50, stop):
+        run("train", "data/images.h5", str(tmp_path / "model"), *settings_file(tmp_path, ema_decay=0.8))
+    read_model(tmp_path / "model")
+
+
+def test_more_steps_continue_and_equal_one_longer_run(workspace, capsys, tmp_path):
+    longer = settings_file(tmp_path, "longer.yaml", num_steps=83)
+    run("train", "data/images.h5", str(tmp_path / "whole"), *longer)
+    shutil.rmtree(state_folder(tmp_path / "whole"))
+    # 67 is a step at which the longer run has neither a record nor a picture.
+    run("train", "data/images.h5", str(tmp_path / "first"), *settings_file(tmp_path, "short.yaml", num_steps=67))
+    capsys.readouterr()
+    run("train", "data/images.h5", str(tmp_path / "rest"), *longer)
+    assert "Going on from step 67 of 83" in capsys.readouterr().err
+    assert files(tmp_path / "rest") == files(tmp_path / "whole")
+    assert curve(tmp_path / "rest") == curve(tmp_path / "whole")
+
+
+def test_another_gamma_never_goes_on_from_this_ones_state(workspace, capsys, tmp_path):
+    params = settings_file(tmp_path, beta_1=0.4)
+    with at_step(20, stop), pytest.raises(SystemExit):
+        main(["train", "data/images.h5", str(tmp_path / "one"), *params])
+    text = Path(params[1]).read_text()
+    Path(params[1]).write_text(text.replace("gamma: 0.61", "gamma: 0.62"))
+    capsys.readouterr()
+    run("train", "data/images.h5", str(tmp_path / "other"), *params)
+    assert "Going on" not in capsys.readouterr().err
+
+
+def test_state_of_other_code_is_named_and_taken_when_asked_for(workspace, capsys, tmp_path, monkeypatch):
+    params = settings_file(tmp_path, beta_1=0.3)
+    whole, model = str(tmp_path / "whole"), str(tmp_path / "model")
+    run("train", "data/images.h5", whole, *params)
+    shutil.rmtree(state_folder(whole))
+    with monkeypatch.context() as patch, at_step(20, stop), pytest.raises(SystemExit):
+        patch.setattr("began.resume._plain_code", lambda module: "older")
+        main(["train", "data/images.h5", model, *params])
+    folder = newest_folder()
+    capsys.readouterr()
+
+    run("train", "data/images.h5", model, *params)
+    err = capsys.readouterr().err
+    assert f"step 20 of these settings, made by other code; `began train --resume {folder}` goes on" in err
+    assert "Going on" not in err
+    shutil.rmtree(state_folder(whole))
+
+    run("train", "data/images.h5", model, "--resume", str(folder), *params)
+    assert "Going on from step 20 of 50" in capsys.readouterr().err
+    assert files(Path(model)) == files(Path(whole))
+
+    other = settings_file(tmp_path, beta_1=0.2)
+    message = error_of(capsys, "train", "data/images.h5", model, "--resume", str(folder), *other, last=True)
+    assert message == f"began: --resume {folder}: was made with train.beta_1 0.3, expected 0.2 as now"
+    message = error_of(capsys, "train", "data/images.h5", model, "--resume", str(tmp_path), *other, last=True)
+    assert message == f"began: --resume {tmp_path}: expected a folder with a state in it (.began/state/…)"
+
+
+def test_a_damaged_state_costs_a_line_and_the_one_before_it_is_taken(workspace, capsys, tmp_path):
+    params = settings_file(tmp_path, beta_1=0.1)
+    run("train", "data/images.h5", str(tmp_path / "whole"), *params)
+    folder = state_folder(tmp_path / "whole")
+    shutil.rmtree(folder)
+    with at_step(30, stop), pytest.raises(SystemExit):
+        main(["train", "data/images.h5", str(tmp_path / "cut"), "--checkpoint-seconds", "0", *params])
+    newest, older = States(folder).all()
+    assert (newest.step, older.step) == (30, 30) or older.step == 29
+    newest.path.write_bytes(newest.path.read_bytes()[:-1])
+    capsys.readouterr()
+    run("train", "data/images.h5", str(tmp_path / "cut"), *params)
+    err = capsys.readouterr().err
+    assert f"{newest.path}: is damaged" in err and f"Going on from step {older.step} of 50" in err
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_another_machine_is_told_when_a_run_goes_on_there(workspace, capsys, tmp_path, monkeypatch):
+    params = settings_file(tmp_path, beta_1=0.05)
+    with at_step(20, stop), pytest.raises(SystemExit):
+        main(["train", "data/images.h5", str(tmp_path / "model"), *params])
+    here = torch.__version__
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    capsys.readouterr()
+    run("train", "data/images.h5", str(tmp_path / "model"), *params)
+    expected = f"It was saved with torch {here}; here is torch 9.9: the numbers will differ in their last digits"
+    assert expected in capsys.readouterr().err
+
+
+def poison(training) -> None:
+    with torch.no_grad():
+        training.players.D.decoder.last.bias.fill_(torch.nan)
+
+
+def test_a_run_that_diverges_stops_with_its_last_good_state_kept(workspace, capsys, tmp_path):
+    params = settings_file(tmp_path, beta_2=0.9)
+    with at_step(20, poison), pytest.raises(SystemExit) as end:
+        main(["train", "data/images.h5", str(tmp_path / "model"), "--checkpoint-seconds", "0", *params])
+    assert end.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"began: .* not finite after step 20|began: M_global is nan after step 21", line)
+    assert not (tmp_path / "model").exists()
+    assert [state.step for state in States(newest_folder()).all()] == [19, 18]
+
+
+def test_a_run_that_may_rewind_goes_back_with_half_the_learning_rate(workspace, capsys, tmp_path):
+    params = settings_file(tmp_path, beta_2=0.91, on_divergence="rewind")
+    with at_step(40, lambda training: poison(training) if training.num_rewinds < 2 else None):
+        run("train", "data/images.h5", str(tmp_path / "model"), *params)
+    err = capsys.readouterr().err
+    assert "M_global is nan after step 41: went back to step 0 with 1/2 of the learning rate" in err
+    assert "M_global is nan after step 41: went back to step 0 with 1/4 of the learning rate" in err
+    assert json.loads((tmp_path / "model/model.json").read_text())["warnings"] == [
+        "M_global is nan after step 41: went back to step 0 with 1/4 of the learning rate"
+    ]
+    rows = curve(tmp_path / "model")
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 51)]  # of the last attempt only
+    assert float(rows[0]["learning_rate"]) == pytest.approx(1e-4, rel=0.01)
+
+
+def test_rewinding_has_an_end(workspace, capsys, tmp_path):
+    params = settings_file(tmp_path, beta_2=0.92, on_divergence="rewind")
+    with at_step(10, poison), pytest.raises(SystemExit) as end:
+        main(["train", "data/images.h5", str(tmp_path / "model"), *params])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("; 3 rewinds did not help")
+
+
+def test_a_collapsed_generator_and_a_stuck_k_t_are_told_once_and_kept(workspace, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(began.divergence, "COLLAPSE_WARM_UP", 20)
+    monkeypatch.setattr(began.divergence, "COLLAPSED_SHARE", 9.0)
+    monkeypatch.setattr(began.divergence, "STEPS_AT_BOUND", 10)
+    monkeypatch.setattr(began.training, "K_T_WARM_UP", 15)
+    document = yaml.safe_load(Path(settings_file(tmp_path)[1]).read_text()) | {"lambda_k": 0.0}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+    run("train", "data/images.h5", str(tmp_path / "model"), "--params", str(tmp_path / "params.yaml"))
+    warned = [line.removeprefix("warning: ") for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert len(warned) == 2
+    assert warned[0].startswith("at step 24 samples varied ")
+    assert warned[1].startswith("at step 25 k_t had been 0 for 10 steps")
+    description = json.loads((tmp_path / "model/model.json").read_text())
+    assert description["warnings"] == warned
+    (found,) = (
+        run.data.tags
+        for run in MlflowClient(store_uri()).search_runs(["1"])
+        if run.data.tags.get("signature") == description["signature"]
+    )
+    assert [found["warning.collapse"], found["warning.k_t"]] == warned
 
 
 def test_a_failed_run_leaves_the_older_model_alone(workspace, capsys, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -12,14 +13,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from began.batches import Batches, PinnedBatches, ResidentBatches
+from began.batches import MOST_PLANNED, Batches, PinnedBatches, ResidentBatches
 from began.devices import bfloat16_slowdown, explained_memory, resolve_device, resolve_precision
+from began.divergence import DivergedError
 from began.equilibrium import scale_gradient
 from began.networks import Discriminator, Generator, uniform_z
 from began.params import Params, load_params
 from began.sampling import draw_z
 from began.seeds import derive_seed
-from began.training import Players, Record, Training, train
+from began.training import MOST_STEPS_A_RECORD, Players, Record, Training, record_interval, train
 from benchmarks.train_step import cases, gflop_per_image
 
 CPU = torch.device("cpu")
@@ -112,7 +114,8 @@ def test_steps_equal_a_textbook_loop():
                 parameter.grad = gradient
             adam.step()
         training.step(x)
-        record = training.read_record(1, 0.0)
+        record = training.read_record(0.0)
+        training.end_record()
         assert record.M_global == pytest.approx(L_real.item() + abs(0.6 * L_real.item() - L_fake_D.item()), rel=1e-5)
         assert record.L_D == pytest.approx(L_real.item() - k_t * L_fake_D.item(), rel=1e-5)
         k_t = min(max(k_t + 0.3 * (0.6 * L_real.item() - L_fake_D.item()), 0.0), 1.0)
@@ -198,7 +201,9 @@ def test_records_do_not_change_what_is_trained():
 
 
 def test_train_yields_records_at_the_interval_and_at_the_end():
-    records = list(train(*with_batches(Training(settings(num_steps=7), 32, CPU), random_rows()), record_every=3))
+    yielded = list(train(*with_batches(Training(settings(num_steps=7), 32, CPU), random_rows()), record_every=3))
+    assert len(yielded) == 7  # one a step, so that there is a place to stop at
+    records = [record for record in yielded if record is not None]
     assert [record.step for record in records] == [3, 6, 7]
     assert all(isinstance(record, Record) and record.images_per_second > 0 for record in records)
     assert all(record.L_G == record.L_fake for record in records)
@@ -207,15 +212,123 @@ def test_train_yields_records_at_the_interval_and_at_the_end():
 def test_training_lowers_the_loss():
     rows = np.tile(np.linspace(0, 255, 32, dtype=np.uint8)[None, :, None, None], (8, 1, 32, 3))
     params = settings(num_steps=60, learning_rate=2e-3, decay_steps=60)
-    records = list(train(*with_batches(Training(params, 32, CPU), rows), record_every=10))
+    records = [r for r in train(*with_batches(Training(params, 32, CPU), rows), record_every=10) if r]
     assert records[-1].L_real < records[0].L_real / 2
+
+
+def test_the_steps_of_records_are_those_of_every_longer_run():
+    def steps(num_steps: int) -> list[int]:
+        step, found = 0, []
+        while step < num_steps:
+            step = (step // record_interval(step) + 1) * record_interval(step)
+            found.append(step)
+        return found
+
+    assert steps(64) == list(range(1, 65))
+    longest = steps(100_000)
+    for num_steps in (70, 2400, 30_000):
+        assert steps(num_steps)[:-1] == [step for step in longest if step < num_steps]
+    assert all(b - a <= max(1, a / 32) for a, b in itertools.pairwise(longest))
+    assert longest[-1] - longest[-2] == MOST_STEPS_A_RECORD <= MOST_PLANNED
+
+
+@pytest.mark.parametrize("decay", ["cosine", "plateau"])
+@pytest.mark.parametrize("vanishing_residual_steps", [0, 70])
+def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(decay, vanishing_residual_steps):
+    """Regression of predecessors, whose checkpoints omit k_t, the optimizer's state and the learning rate."""
+
+    def begin(num_steps: int = 80):
+        params = settings(
+            num_steps=num_steps,
+            learning_rate_decay=decay,
+            decay_steps=9,
+            vanishing_residual_steps=vanishing_residual_steps,
+            lambda_k=0.5,
+        )
+        return with_batches(Training(params, 32, CPU), random_rows())
+
+    def numbers(records):
+        return [dataclasses.replace(record, images_per_second=0) for record in records if record]
+
+    whole, batches = begin()
+    expected = numbers(train(whole, batches))
+    assert whole.k_t > 0
+    for cut in (1, 33, 67, 70):  # 67 lies between two records
+        first, batches = begin()
+        records = list(itertools.islice(train(first, batches), cut))
+        second, batches = begin()
+        second.load_state_dict(first.state_dict())
+        records += train(second, batches)
+        assert numbers(records) == expected
+        assert same_state(second, whole)
+
+    # … and so does one that had come to its end, at a step without a record.
+    shorter, batches = begin(num_steps=67)
+    records = list(train(shorter, batches))
+    assert records[-1].step == 67
+    longer, batches = begin()
+    longer.load_state_dict(shorter.state_dict())
+    records = [*records[:-1], *train(longer, batches)]
+    assert numbers(records) == expected
+    assert same_state(longer, whole)
+
+
+def same_state(a: Training, b: Training) -> bool:
+    one, other = a.state_dict(), b.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_state_holds_every_tensor_that_a_step_changes():
+    """Found by looking, not by a list: every tensor that hangs on a Training, and the optimizer's."""
+    training, batches = with_batches(Training(settings(), 32, CPU), random_rows())
+    list(train(training, batches))
+    held = [value for value in vars(training).values() if isinstance(value, torch.Tensor)]
+    held += [*training.players.state_dict().values(), *training.G_ema.state_dict().values()]
+    held += [tensor for state in training.optimizer.state.values() for tensor in state.values()]
+    assert {t.data_ptr() for t in held} == {t.data_ptr() for t in training._tensors().values()}
+    assert len(training.optimizer.state) == len(list(training.players.parameters()))
+
+
+def test_a_state_of_other_networks_is_refused():
+    state = Training(settings(n_filters=8), 32, CPU).state_dict()
+    with pytest.raises(ValueError, match=r"G\.project\.weight: \(512, 8\), expected \(256, 8\)"):
+        Training(settings(), 32, CPU).load_state_dict(state)
+    del state["k_t"]
+    with pytest.raises(ValueError, match="k_t: expected"):
+        Training(settings(n_filters=8), 32, CPU).load_state_dict(state)
+
+
+@pytest.mark.parametrize("decay", ["cosine", "plateau"])
+def test_a_rewound_run_keeps_its_lower_learning_rate(decay):
+    params = settings(num_steps=40, learning_rate_decay=decay, decay_steps=5, learning_rate_floor=1e-5)
+    rates = []
+    for num_rewinds in (0, 2):
+        training, batches = with_batches(Training(params, 32, CPU), random_rows())
+        training.num_rewinds = num_rewinds
+        training.learning_rate *= 0.5**num_rewinds
+        rates.append([record.learning_rate for record in train(training, batches)])
+    if decay == "cosine":
+        assert rates[1] == [rate / 4 for rate in rates[0]]
+    assert rates[1][0] == pytest.approx(rates[0][0] / 4)
+    assert min(rates[1]) == pytest.approx(1e-5 / 4)  # the floor goes down with it
+
+
+def test_steps_with_k_t_at_a_bound_are_counted_after_the_warm_up(monkeypatch):
+    monkeypatch.setattr("began.training.K_T_WARM_UP", 3)
+    training = Training(settings(lambda_k=0.0), 32, CPU)  # k_t stays at 0
+    counted = []
+    for k_t in (0, 0, 0, 0, 0, 0.5, 0, 1, 1):
+        training.k_t.fill_(k_t)
+        training.step(torch.rand(4, 3, 32, 32))
+        counted.append(int(training.steps_at_bound))
+    assert counted == [0, 0, 0, 1, 2, 0, 1, 2, 3]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
     training = Training(settings(), 32, CPU)
     with torch.no_grad():
         training.players.D.decoder.last.bias.fill_(torch.nan)
-    with pytest.raises(ValueError, match=r"M_global is nan after step 1.*learning_rate"):
+    with pytest.raises(DivergedError, match=r"M_global is nan after step 1.*learning_rate"):
         list(train(*with_batches(training, random_rows()), record_every=1))
 
 
@@ -351,7 +464,7 @@ def test_bfloat16_ends_where_float32_does():
     ends = {}
     for precision in ("float32", "bfloat16"):
         params = settings(precision=precision, num_steps=50, decay_steps=50)
-        ends[precision] = list(train(*with_batches(Training(params, 32, CPU), random_rows()), record_every=50))[-1]
+        (*_, ends[precision]) = train(*with_batches(Training(params, 32, CPU), random_rows()), record_every=50)
     assert ends["bfloat16"].M_global != ends["float32"].M_global  # it did run
     assert ends["bfloat16"].M_global == pytest.approx(ends["float32"].M_global, rel=2e-3)
     assert ends["bfloat16"].k_t == pytest.approx(ends["float32"].k_t, rel=2e-2)

@@ -46,7 +46,11 @@ def fetch(
             f"its terms at {TERMS} and set the key if you accept them"
         )
     if download.celeba_zip is not None:
-        yield from _copy_checked(Path(download.celeba_zip).expanduser(), archive, num_bytes, sha256)
+        try:
+            source = Path(download.celeba_zip).expanduser()
+        except RuntimeError:  # nobody of that name has a home
+            source = Path(download.celeba_zip)
+        yield from _copy_checked(source, archive, num_bytes, sha256)
     else:
         kept = downloads / FILE_NAME
         with Lock(kept) as lock:

@@ -20,6 +20,8 @@ def fetch(download: DownloadParams, archive: Path, downloads: Path, workers: int
     Links to folders, and links to files elsewhere, are left out. Raises ValueError naming `download.folder` when it is
     no folder or holds no image, and naming a file that cannot be read.
     """
+    if not download.folder:
+        raise ValueError("download.folder: '', expected the name of a folder (download.source is folder)")
     folder = Path(download.folder)
     names, num_links = _image_names(folder)
     note = f"{num_links} links not followed" if num_links else ""
@@ -52,9 +54,12 @@ def _advice(folder: Path) -> str:
 
 def _image_names(folder: Path) -> tuple[list[str], int]:
     """Relative names, sorted; and how many links lead elsewhere."""
-    if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "no such folder"
-        raise ValueError(f"download.folder: {folder}: {problem}{_advice(folder)}")
+    try:
+        if not folder.is_dir():
+            problem = "is not a folder" if folder.exists() else "no such folder"
+            raise ValueError(f"download.folder: {folder}: {problem}{_advice(folder)}")
+    except OSError as error:  # a name that is too long
+        raise ValueError(f"download.folder: {folder}: cannot be read: {error.strerror}") from None
     root = folder.resolve()
     names, num_links = [], 0
 

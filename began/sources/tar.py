@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 from began.archives import MAX_MEMBER_BYTES, check_name, check_total, is_image_name, write_member
 from began.progress import Progress
 
+_CHUNK_BYTES = 2**20
 _COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
@@ -31,7 +32,9 @@ def zip_from_tar(source: Path, archive: Path) -> Generator[Progress, None, int]:
                 tarfile.open(fileobj=cast(IO[bytes], guarded), mode="r:") as tar,
                 zipfile.ZipFile(archive, "w") as file,
             ):
-                return (yield from _copy(tar, file, raw, source))
+                num_images = yield from _copy(tar, file, raw, source)
+            guarded.finish()
+            return num_images
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, RecursionError) as error:
         raise ValueError(f"{source}: is not a tar archive, or a damaged one ({' '.join(str(error).split())})") from None
     except OSError as error:
@@ -93,12 +96,24 @@ class _Guarded:
         self._stream = stream
         self._source = source
         self._source_bytes = source.stat().st_size
+        self._last = b""
+
+    def finish(self) -> None:
+        """Raises when the tar did not end with its mark, and reads on: a compression's checksum comes last.
+
+        To tarfile a member's damaged header, and the end of the file, are the end of the tar.
+        """
+        if self._last != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it is cut short, or a header is damaged")
+        while self.read(_CHUNK_BYTES):
+            pass
 
     def read(self, num_bytes: int = -1) -> bytes:
         if not 0 <= num_bytes <= MAX_MEMBER_BYTES + tarfile.BLOCKSIZE:
             raise tarfile.ReadError(f"a header claims {num_bytes:,} bytes")
         check_total(0, self._stream.tell() + num_bytes, self._source, self._source_bytes)
-        return self._stream.read(num_bytes)
+        self._last = self._stream.read(num_bytes)
+        return self._last
 
     def seek(self, position: int) -> int:
         if position < self._stream.tell():

@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
@@ -35,6 +36,25 @@ class TransferError(ValueError):
 
 class _InterruptedError(Exception):
     """An attempt failed in a way that the next one may not."""
+
+
+class _Session(requests.Session):
+    """Redirects go to http and https only, never from https back to http, and not for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_redirects = MAX_REDIRECTS
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            try:
+                here, there = (urlsplit(url).scheme.lower() for url in (resp.url, urljoin(resp.url, target)))
+            except ValueError:
+                raise requests.exceptions.InvalidURL("the server redirects to a malformed address") from None
+            if there not in ("http", "https") or (here, there) == ("https", "http"):
+                raise requests.exceptions.InvalidSchema(f"the server redirects from {here} to {there}; refused")
+        return target
 
 
 class Lock:
@@ -79,8 +99,7 @@ def transfer(
             return
         path.unlink()
     partial = _Partial(path)
-    with requests.Session() as session:
-        session.max_redirects = MAX_REDIRECTS
+    with _Session() as session:
         while True:
             resumed = partial.num_bytes > 0
             yield from _fill(session, url, partial, sha256 is not None, num_bytes, pauses)
@@ -224,7 +243,9 @@ def _reason(error: Exception) -> str:
         if not isinstance(inner, Exception):
             break
         cause = inner
-    text = " ".join(str(cause).split())
+    words: tuple[object, ...] = getattr(cause, "args", ())
+    # urllib3 gives its words and then the exception that they repeat.
+    text = " ".join(str(words[0] if len(words) > 1 and isinstance(words[0], str) else cause).split())
     # urllib3 puts its connection object before the words.
     return re.sub(r"^.*<?urllib3\.\S+ object at 0x[0-9a-f]+>:? ?", "", text) or type(error).__name__
 

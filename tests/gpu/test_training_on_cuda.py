@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,20 @@ def test_the_recorded_step_trains_what_single_launches_train(kind, decay, vanish
     assert torch.equal(recorded.z_generator.get_state(), launched.z_generator.get_state())
 
 
+@pytest.mark.parametrize("vanishing_residual_steps", [0, 6])
+def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(vanishing_residual_steps):
+    params = settings(vanishing_residual_steps=vanishing_residual_steps)
+    whole = Training(params, 32, CUDA)
+    list(train(whole, ResidentBatches(random_rows(), 4, 0, CUDA)))
+    for cut in (1, 5, 9):
+        first, second = Training(params, 32, CUDA), Training(params, 32, CUDA)
+        list(itertools.islice(train(first, ResidentBatches(random_rows(), 4, 0, CUDA)), cut))
+        second.load_state_dict(first.state_dict())
+        list(train(second, ResidentBatches(random_rows(), 4, 0, CUDA)))
+        one, other = whole.state_dict(), second.state_dict()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_step_is_the_same_function_as_on_the_cpu():
     found = []
     for device in (torch.device("cpu"), CUDA):
@@ -107,7 +122,7 @@ def test_the_host_does_not_wait_between_records(kind, precision):
 def test_another_device_than_the_current_one_trains():
     second = torch.device("cuda:1")
     training = Training(settings(), 32, second)
-    (record,) = train(training, open_batches(random_rows(), 4, 0, second), record_every=12)
+    (*_, record) = train(training, open_batches(random_rows(), 4, 0, second), record_every=12)
     assert 0 < record.M_global < 10
 
 
@@ -140,6 +155,6 @@ def test_bfloat16_ends_where_float32_does():
     ends = {}
     for precision in ("float32", "bfloat16"):
         training = Training(settings(precision=precision, num_steps=200, decay_steps=200), 32, CUDA)
-        records = list(train(training, open_batches(random_rows(), 4, 0, CUDA), record_every=50))
-        ends[precision] = records[-1].M_global
+        (*_, record) = train(training, open_batches(random_rows(), 4, 0, CUDA), record_every=50)
+        ends[precision] = record.M_global
     assert ends["bfloat16"] == pytest.approx(ends["float32"], rel=0.02)

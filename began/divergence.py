@@ -1,0 +1,43 @@
+"""When a run goes wrong: at once, or while its losses still look well."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+K_T_WARM_UP = 1000  # steps: k_0 = 0 is a bound, and k_t may stay there until G catches up
+STEPS_AT_BOUND = 1000
+COLLAPSE_WARM_UP = 1000  # steps; at first G(z) is nearly the same grey for every z
+COLLAPSED_SHARE = 0.1  # a run that ended as one face 64 times had 0.06, one with 64 different ones 0.20
+
+
+class DivergedError(ValueError):
+    """A number that is not finite."""
+
+
+def warn_of_k_t(step: int, k_t: float, steps_at_bound: int) -> str | None:
+    """Words about a k_t that no longer balances the players, or None.
+
+    steps_at_bound: for how many steps until `step` k_t has been 0 or 1, those before K_T_WARM_UP not counted.
+    """
+    if steps_at_bound < STEPS_AT_BOUND:
+        return None
+    return (
+        f"at step {step:,} k_t had been {k_t:g} for {steps_at_bound:,} steps: it balances the players no longer; "
+        "another gamma or lambda_k may help"
+    )
+
+
+def warn_of_collapse(step: int, samples: NDArray[np.uint8], images: NDArray[np.uint8]) -> str | None:
+    """Words about samples (N, S, S, 3) that are far more alike than images (M, S, S, 3), or None.
+
+    Compared are the mean standard deviations of a pixel over N and over M.
+    """
+    spread, wanted = samples.std(axis=0).mean(), images.std(axis=0).mean()
+    if step < COLLAPSE_WARM_UP or spread >= COLLAPSED_SHARE * wanted:
+        return None
+    share = spread / wanted
+    return (
+        f"at step {step:,} samples varied {share:.2f} times as much as images do (expected {COLLAPSED_SHARE}): the "
+        "generator has collapsed or all but; a higher gamma or a lower train.learning_rate may help"
+    )

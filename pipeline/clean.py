@@ -1,0 +1,81 @@
+"""`began clean`: saved states of training that nobody needs any more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from began.resume import States
+
+
+def clean(
+    params: Annotated[Path, typer.Option(help="Settings; the states of their run are kept.")] = Path("params.yaml"),
+    images: Annotated[Path, typer.Option(help="HDF5 file that they are of.")] = Path("data/images.h5"),
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+) -> None:
+    """Remove the saved states of training, but for those of the present settings and of running processes.
+
+    Shows them first and asks.
+
+    Example: began clean --yes
+    """
+    import shutil
+    import sys
+
+    from began.resume import States
+    from pipeline.workspace import states_folder
+
+    kept = _present(params, images)
+    old = [States(folder) for folder in sorted(states_folder().glob("*")) if folder.is_dir() and folder.name != kept]
+    old = [states for states in old if states.is_free()]
+    for states in old:
+        print(_line(states))
+    if not old:
+        print("No old states")
+        return
+    what = f"{len(old)} {'run' if len(old) == 1 else 'runs'}, {_size(old)}"
+    if not yes and not (sys.stdin.isatty() and typer.confirm(f"Remove the states of {what}?")):
+        print(f"Nothing removed; `began clean --yes` removes {what}")
+        return
+    for states in old:
+        shutil.rmtree(states.folder)
+    print(f"Removed {what}")
+
+
+def _present(params: Path, images: Path) -> str | None:
+    """The signature of what `began train` would run now; None where there are no images for it."""
+    from began.hdf5 import open_images
+    from began.params import load_params
+    from began.resume import signature_of
+
+    settings = load_params(params)
+    return str(signature_of(settings, open_images(images).digest)) if images.exists() else None
+
+
+def _line(states: States) -> str:
+    """Which run it is, how far it came, when it was saved last."""
+    from datetime import datetime
+
+    newest = next(iter(states.all()), None)
+    if newest is None:
+        return f"{states.folder}: no state, {_size([states])}"
+    parameters = newest.about().get("run", {}).get("parameters", {})
+    saved = datetime.fromtimestamp(newest.path.stat().st_mtime)
+    return (
+        f"{states.folder}: gamma {parameters.get('gamma')}, {parameters.get('profile')}, step {newest.step:,} of "
+        f"{parameters.get('train.num_steps')}, saved {saved:%Y-%m-%d %H:%M}, {_size([states])}"
+    )
+
+
+def _size(all_states: list[States]) -> str:
+    num_bytes = sum(path.stat().st_size for states in all_states for path in states.folder.iterdir())
+    return f"{num_bytes / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run_stage
+
+    run_stage("clean")
