@@ -1,4 +1,4 @@
-# make repro · make test · make lint · make bench · make experiments · make ui
+# make repro · make test · make faults · make lint · make bench · make soak · make experiments · make ui
 # Each first builds .venv with pip, if that is missing or older than pyproject.toml or constraints.txt.
 # Another Python than the first that is new enough: make PYTHON=/path/to/python3.12 repro
 
@@ -10,7 +10,7 @@ PYTHON = $(shell for python in python3 python3.14 python3.13 python3.12 python3.
 # DVC's stages run whatever `python` comes first.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: repro test lint bench experiments ui
+.PHONY: repro test faults lint bench soak experiments ui
 
 repro: $(READY)
 	@dvc repro
@@ -19,12 +19,18 @@ repro: $(READY)
 test: $(READY)
 	@python -m pytest
 
+faults: $(READY)
+	@python -m pytest tests/faults --whole
+
 lint: $(READY)
 	@ruff check
 	@mypy
 
 bench: $(READY)
 	@for name in train_step read_batches preprocess end_to_end; do echo "benchmarks/$$name.py"; python -m benchmarks.$$name || exit 1; done
+
+soak: $(READY)
+	@python -m benchmarks.soak
 
 experiments: $(READY)
 	@dvc exp show --only-changed --no-pager --drop '.*/|images|Created|Executor|num_|kid_|reconstruction_|.*_baseline'

@@ -1,4 +1,4 @@
-"""Anonymous memory (RssAnon) of some work and all the processes it starts. Linux only.
+"""Anonymous memory (RssAnon), file handles and threads of some work and all the processes it starts. Linux only.
 
 Mapped rows are the page cache's and count for RSS but not here: findings of the first measurements, see README.
 """
@@ -24,7 +24,7 @@ def peak_rss_anon(function: Callable[..., Any], *arguments: Any) -> int:
     assert process.pid is not None
     peak = 0
     while process.is_alive():
-        peak = max(peak, sum(map(_rss_anon, _tree(process.pid))))
+        peak = max(peak, sum(map(rss_anon, process_tree(process.pid))))
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     process.join()
     if process.exitcode:
@@ -32,7 +32,8 @@ def peak_rss_anon(function: Callable[..., Any], *arguments: Any) -> int:
     return peak
 
 
-def _tree(pid: int) -> list[int]:
+def process_tree(pid: int) -> list[int]:
+    """The process and its descendants."""
     found = [pid]
     for process in found:
         for children in Path(f"/proc/{process}/task").glob("*/children"):
@@ -43,9 +44,27 @@ def _tree(pid: int) -> list[int]:
     return found
 
 
-def _rss_anon(pid: int) -> int:
+def rss_anon(pid: int) -> int:
+    """In bytes; 0 when the process has ended."""
+    return 1024 * _status(pid, "RssAnon")
+
+
+def num_threads(pid: int) -> int:
+    """0 when the process has ended."""
+    return _status(pid, "Threads")
+
+
+def num_open_files(pid: int) -> int:
+    """0 when the process has ended."""
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return 0
+
+
+def _status(pid: int, name: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)

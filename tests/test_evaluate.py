@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from began import metrics, sampling
-from began.checkpoint import read_model
+from began.checkpoint import read_model, write_description
 from began.features import face_features
 from began.hdf5 import ImageWriter, open_images
 from began.images import read_png, tiles
@@ -164,6 +164,18 @@ def test_only_pictures_named_by_their_step_are_shown(made: Path, tmp_path: Path)
     assert (tmp_path / "report" / name).read_bytes() == (made / "report" / name).read_bytes()
 
 
+def test_warnings_of_the_training_come_first(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(made / "model", tmp_path / "model")
+    path = tmp_path / "model" / "model.json"
+    write_description(path.parent, json.loads(path.read_text(encoding="utf-8")) | {"warnings": ["k_t stood at <1>"]})
+    report = str(tmp_path / "report")
+    run("evaluate", str(made / "images.h5"), str(path.parent), report, "--params", str(made / "params.yaml"))
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes[0] == "note: Warning of the training: k_t stood at <1>"
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.index("Warning of the training: k_t stood at &lt;1&gt;") < page.index('<p class="note">30 held-out')
+
+
 def test_the_mlflow_run_gets_numbers_and_pages_and_keeps_its_curve(made: Path, numbers: dict[str, float]) -> None:
     import mlflow
 
@@ -233,6 +245,7 @@ def test_a_failed_evaluation_leaves_the_old_report(
     last = max((tmp_path / "model" / "samples").iterdir())
     last.unlink()  # a new file: the copy may share nothing with the first
     last.write_bytes(b"not a picture")
+    write_description(tmp_path / "model", json.loads((tmp_path / "model" / "model.json").read_text(encoding="utf-8")))
     arguments = list(arguments_of(made, tmp_path / "report"))
     arguments[2] = str(tmp_path / "model")
     assert f"{last}: cannot be read as PNG" in error_of(capsys, *arguments)
