@@ -17,7 +17,7 @@ repro: $(READY)
 	@echo "Report: data/report/index.html"
 
 test: $(READY)
-	@python -m pytest
+	@python -m pytest -n 2 --dist loadfile
 
 faults: $(READY)
 	@python -m pytest tests/faults --whole
@@ -27,7 +27,7 @@ lint: $(READY)
 	@mypy
 
 bench: $(READY)
-	@for name in train_step read_batches preprocess end_to_end; do echo "benchmarks/$$name.py"; python -m benchmarks.$$name || exit 1; done
+	@for name in train_step read_batches preprocess end_to_end checkpoint; do echo "benchmarks/$$name.py"; python -m benchmarks.$$name || exit 1; done
 
 soak: $(READY)
 	@python -m benchmarks.soak
