@@ -20,7 +20,7 @@ test: $(READY)
 	@python -m pytest -n 2 --dist loadfile
 
 faults: $(READY)
-	@python -m pytest tests/faults --whole
+	@python -m pytest tests/faults --whole -n 2 --dist loadfile
 
 lint: $(READY)
 	@ruff check

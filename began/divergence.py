@@ -15,15 +15,15 @@ class DivergedError(ValueError):
     """A number that is not finite."""
 
 
-def warn_of_k_t(step: int, k_t: float, steps_at_bound: int) -> str | None:
+def warn_of_k_t(step: int, steps_at_bound: int) -> str | None:
     """Words about a k_t that no longer balances the players, or None.
 
-    steps_at_bound: for how many steps until `step` k_t has been 0 or 1, those before K_T_WARM_UP not counted.
+    steps_at_bound: the most steps on end, up to `step`, for which k_t was 0 or 1; those before K_T_WARM_UP not counted.
     """
     if steps_at_bound < STEPS_AT_BOUND:
         return None
     return (
-        f"at step {step:,} k_t had been {k_t:g} for {steps_at_bound:,} steps: it balances the players no longer; "
+        f"at step {step:,} k_t had been 0 or 1 for {steps_at_bound:,} steps on end: it does not balance the players; "
         "another gamma or lambda_k may help"
     )
 

@@ -34,7 +34,7 @@ def replace_file(path: Path) -> Iterator[Path]:
         raise ValueError(f"{path}: is a folder, expected a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explained_disk(path, temporary):
-        _make_folder(path.parent)
+        make_folder(path.parent)
         _remove_leftovers(path)
         try:
             yield temporary
@@ -57,7 +57,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     older = path.with_name(f".{path.name}.{os.getpid()}.older.part")
     with explained_disk(path, temporary):
-        _make_folder(path.parent)
+        make_folder(path.parent)
         _remove_leftovers(path)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -120,7 +120,8 @@ def _full_disk(error: BaseException) -> tuple[Path | None, str] | None:
     return None if before is None else _full_disk(before)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and its parents where they are missing, on disk too."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
@@ -144,6 +145,8 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():  # left by another one, as in a container started again
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

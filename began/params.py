@@ -63,14 +63,14 @@ class TrainParams(_Settings):
     n_filters: int = Field(ge=1, le=1024)
     N_h: int = Field(ge=1, le=4096)
     skip_connections: bool
-    vanishing_residual_steps: int = Field(ge=0)
+    vanishing_residual_steps: int = Field(ge=0, le=10**7)  # float32 counts steps exactly to 2^24
     eta: Literal[1, 2]
     batch_size: int = Field(ge=1, le=65536)
-    num_steps: int = Field(ge=1)
+    num_steps: int = Field(ge=1, le=10**7)
     learning_rate: float = Field(gt=0, le=1)
     learning_rate_floor: float = Field(ge=0, le=1)
     learning_rate_decay: Literal["plateau", "cosine"]
-    decay_steps: int = Field(ge=1)
+    decay_steps: int = Field(ge=1, le=10**7)
     beta_1: float = Field(ge=0, lt=1)
     beta_2: float = Field(ge=0, lt=1)
     ema_decay: float = Field(ge=0, lt=1)

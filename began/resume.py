@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from began.files import explained_disk, replace_file
+from began.files import explained_disk, make_folder, replace_file
 from began.params import Params
 
 FORMAT = 1
@@ -107,12 +107,15 @@ class State:
             (num_bytes,) = struct.unpack_from("<Q", content)
             header = json.loads(content[8 : 8 + num_bytes])
             return load(content), json.loads(header["__metadata__"]["about"])
-        except (SafetensorError, ValueError, KeyError, TypeError, struct.error) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, struct.error) as error:
             raise ValueError(f"{self.path}: is damaged: {error}") from None
 
 
 class States:
-    """The states of one signature in `folder`, of which the last NUM_KEPT are kept. One process at a time: `hold`."""
+    """The states of one signature in `folder`, of which the last NUM_KEPT are kept. One process at a time: `hold`.
+
+    Also kept is the furthest one, until a later attempt has come as far.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -128,8 +131,14 @@ class States:
             left.unlink()
         with replace_file(self.folder / name) as temporary:
             temporary.write_bytes(content)
-        for state in self.all()[NUM_KEPT:]:
-            state.path.unlink()
+        newest, *others = self.all()
+        others = others[NUM_KEPT - 1 :]
+        # An earlier attempt that came further, so that more steps can still continue it.
+        furthest = max(others, key=lambda state: state.step, default=newest)
+        for state in others:
+            if state is not furthest or state.step <= newest.step:
+                with suppress(OSError):
+                    state.path.unlink()
 
     def all(self) -> list[State]:
         """The newest first, unchecked: by attempt, step, and time, for a run that goes on saves its state anew."""
@@ -140,7 +149,7 @@ class States:
     @contextmanager
     def hold(self, seconds: float) -> Iterator[None]:
         """Inside, no other process has these states. ValueError saying which one has, if it keeps them for longer."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         holder = self.folder / "holder"
         lock = FileLock(self.folder / "lock")
         try:

@@ -31,8 +31,8 @@ class Record:
     """One point of the curve, after `step` steps.
 
     M_global and the losses are means over the steps since the last record; k_t and the learning rate are those the
-    next step will use. `steps_at_bound`, which is not drawn: for how many steps k_t has been 0 or 1, after
-    K_T_WARM_UP.
+    next step will use. `steps_at_bound`, which is not drawn: for how many steps on end k_t has been 0 or 1 at most,
+    after K_T_WARM_UP.
     """
 
     step: int
@@ -120,7 +120,8 @@ class Training:
         self.sums = torch.zeros(4, device=device)  # of M_global, L_real, L_fake, L_D since the last record
         self.window_sum = torch.zeros((), device=device)  # of M_global since the last decision on the plateau
         self.window_best = torch.full((), torch.inf, device=device)
-        self.steps_at_bound = torch.zeros((), device=device)
+        self.steps_at_bound = torch.zeros((), device=device)  # how long k_t has been 0 or 1 now
+        self.most_at_bound = torch.zeros((), device=device)
         # None: the batch as a whole, in one call of `players`; what wraps them (DistributedDataParallel) needs that.
         self.halves = _two_threads(train.batch_size) if device.type == "cpu" else None
         if device.type == "cuda" and self.precision == "float32":
@@ -153,6 +154,7 @@ class Training:
             self.step_count += 1
             at_bound = ((self.k_t <= 0) | (self.k_t >= 1)) & (self.step_count > K_T_WARM_UP)
             self.steps_at_bound.copy_((self.steps_at_bound + 1) * at_bound)
+            self.most_at_bound.copy_(torch.maximum(self.most_at_bound, self.steps_at_bound))
             self._average()
             if train.learning_rate_decay == "cosine":
                 self._follow_cosine()
@@ -231,7 +233,7 @@ class Training:
             k_t=self.k_t.item(),
             learning_rate=self.learning_rate.item(),
             images_per_second=images_per_second,
-            steps_at_bound=int(self.steps_at_bound.item()),
+            steps_at_bound=int(self.most_at_bound.item()),
         )
 
     def end_record(self) -> None:
@@ -250,7 +252,12 @@ class Training:
         return {name: tensor.contiguous() for name, tensor in copies.items()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave, for the same settings. ValueError naming a tensor that does not fit."""
+        """Takes over what `state_dict` gave, for the same settings. ValueError naming a tensor that does not fit.
+
+        On another kind of device the stream of z cannot go on: it begins anew, from seed and step.
+        """
+        if missing := {"z_generator", *self._COUNTS} - tensors.keys():
+            raise ValueError(f"{min(missing)}: is missing")
         for parameter in self.players.parameters():
             if tensors["num_done"] and not self.optimizer.state[parameter]:  # made by its first step otherwise
                 self.optimizer.state[parameter] = {
@@ -266,9 +273,12 @@ class Training:
             if tensor.shape != tensors[name].shape:
                 raise ValueError(f"{name}: {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}")
             tensor.detach().copy_(tensors[name])  # into its memory, in its layout
-        self.z_generator.set_state(tensors["z_generator"])
         for name in self._COUNTS:
             setattr(self, name, int(tensors[name]))
+        if tensors["z_generator"].shape == self.z_generator.get_state().shape:
+            self.z_generator.set_state(tensors["z_generator"])
+        else:
+            self.z_generator.manual_seed((derive_seed(self.params.seed, "training z") + self.num_done) % 2**63)
 
     _COUNTS = ("num_done", "num_recorded", "num_rewinds")
 
@@ -278,12 +288,13 @@ class Training:
             for name, parameter in self.players.named_parameters()
             for key, tensor in self.optimizer.state.get(parameter, {}).items()
         }
-        scalars = ("k_t", "learning_rate", "step_count", "sums", "window_sum", "window_best", "steps_at_bound")
+        scalars = ("k_t", "learning_rate", "step_count", "sums", "window_sum", "window_best")
+        counts = ("steps_at_bound", "most_at_bound")
         return {
             **self.players.state_dict(),
             **{f"G_ema.{name}": tensor for name, tensor in self.G_ema.state_dict().items()},
             **optimizer,
-            **{name: getattr(self, name) for name in scalars},
+            **{name: getattr(self, name) for name in scalars + counts},
         }
 
 

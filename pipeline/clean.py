@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from began.resume import States
 
 
@@ -28,9 +30,9 @@ def clean(
     from began.resume import States
     from pipeline.workspace import states_folder
 
-    kept = _present(params, images)
-    old = [States(folder) for folder in sorted(states_folder().glob("*")) if folder.is_dir() and folder.name != kept]
-    old = [states for states in old if states.is_free()]
+    is_present = _present(params, images)
+    old = [States(folder) for folder in sorted(states_folder().glob("*")) if folder.is_dir()]
+    old = [states for states in old if not is_present(states) and states.is_free()]
     for states in old:
         print(_line(states))
     if not old:
@@ -41,18 +43,26 @@ def clean(
         print(f"Nothing removed; `began clean --yes` removes {what}")
         return
     for states in old:
-        shutil.rmtree(states.folder)
+        with states.hold(0):  # one may have been taken up meanwhile
+            shutil.rmtree(states.folder)
     print(f"Removed {what}")
 
 
-def _present(params: Path, images: Path) -> str | None:
-    """The signature of what `began train` would run now; None where there are no images for it."""
+def _present(params: Path, images: Path) -> Callable[[States], bool]:
+    """Whether states are of what `began train` would run now; without its images, whether they may be."""
     from began.hdf5 import open_images
     from began.params import load_params
     from began.resume import signature_of
 
-    settings = load_params(params)
-    return str(signature_of(settings, open_images(images).digest)) if images.exists() else None
+    signature = signature_of(load_params(params), open_images(images).digest if images.exists() else "")
+
+    def is_present(states: States) -> bool:
+        if images.exists():
+            return states.folder.name == str(signature)
+        theirs = [state.about().get("settings", {}) | {"data": ""} for state in states.all()]
+        return signature.settings in theirs
+
+    return is_present
 
 
 def _line(states: States) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from began.hdf5 import ImageFile
     from began.params import Params
-    from began.resume import Signature, States
+    from began.resume import Signature, State, States
     from began.training import Record, Training
     from pipeline.signals import Stop
     from pipeline.tracking import Run
@@ -53,6 +54,8 @@ def train(
     from began.params import load_params
 
     settings = load_params(params)
+    if not checkpoint_seconds >= 0:  # nan
+        raise ValueError(f"--checkpoint-seconds: {checkpoint_seconds}, expected 0 or more")
     if model.is_dir() and any(model.iterdir()) and not (model / "model.json").is_file():
         raise ValueError(f"{model}: holds other things than a model, expected a new folder or an older model")
     # Threads that wait for one another spin for milliseconds by default. With anything else on the machine, a second
@@ -124,29 +127,42 @@ class _RunState:
     run_id: str | None = None  # of MLflow
     parameters: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, str | int] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # as of its signature
 
     @property
     def step(self) -> int:
         return int(self.training["num_done"]) if self.training else 0
 
     @classmethod
-    def newest(cls, states: States) -> _RunState | None:
-        """Of the newest whole state; each damaged one costs a line."""
-        for state in states.all():
+    def newest(cls, states: Iterable[State]) -> _RunState | None:
+        """Of the first whole one of `states`; each damaged one before it costs a line."""
+        for state in states:
             try:
-                tensors, about = state.read()
+                return cls._read(state)
             except ValueError as error:
                 print(f"{error}; the one before it is taken, if there is one", file=sys.stderr)
-                continue
-            prefix = "training."
-            return cls(
+        return None
+
+    @classmethod
+    def _read(cls, state: State) -> _RunState:
+        from began.training import CURVE
+
+        tensors, about = state.read()
+        prefix = "training."
+        try:
+            found = cls(
                 attempt=state.attempt,
                 training={name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)},
                 curve=tensors["curve"].tolist(),
                 pictures={name: tensor.numpy().tobytes() for name, tensor in tensors.items() if _PICTURE.match(name)},
+                settings=about["settings"],
                 **about["run"],
             )
-        return None
+            if found.step != state.step or any(len(row) != len(CURVE) for row in found.curve):
+                raise ValueError("other content than its name says")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{state.path}: is not a state of this code: {error}") from None
+        return found
 
     def save(self, job: _Job) -> None:
         """Adds it to the states of `job`. OSError when it cannot be written."""
@@ -184,8 +200,8 @@ def _run(job: _Job, start: _RunState, stop: Stop) -> None:
         training = Training(settings, job.file.image_size, job.device)
         batches = open_batches(job.file.train, batch_size, settings.seed, job.device)
         if start.training:
-            training.load_state_dict(start.training)
             _say_where(job, start, _machine(training))
+            training.load_state_dict(start.training)
     with (
         explained_memory(job.device, smaller),
         replace_folder(job.model) as folder,
@@ -240,34 +256,42 @@ def _run(job: _Job, start: _RunState, stop: Stop) -> None:
 
 
 def _start_from(job: _Job, resume: Path | None) -> _RunState:
-    """The newest state with steps left to do; otherwise a fresh start."""
+    """The state with the most steps, if there are steps left to do; otherwise a fresh start."""
     from began.resume import States
 
-    attempt = max((state.attempt for state in job.states.all()), default=-1) + 1
-    own = _RunState.newest(job.states)
-    if own is not None and own.step >= job.settings.train.num_steps:
-        own = None  # finished; run again, from the start
+    num_steps = job.settings.train.num_steps
+    states = job.states.all()
+    attempt = max((state.attempt for state in states), default=-1) + 1
+    own = None
+    if states and states[0].step >= num_steps:
+        # Finished, and run again: from the start.
+        if states[0].step > num_steps:
+            print(
+                f"{states[0].path}: has done {states[0].step:,} steps; starting afresh for {num_steps:,}",
+                file=sys.stderr,
+            )
+    else:
+        # One that an earlier attempt left may have come further.
+        left = [state for state in states if state.step < num_steps]
+        own = _RunState.newest(sorted(left, key=lambda state: state.step, reverse=True))
+        if own is not None and (own.attempt, own.step) != (states[0].attempt, states[0].step):
+            own.attempt = attempt
     if resume is not None:
-        found = _RunState.newest(States(resume))
+        found = _RunState.newest(States(resume).all())
         if found is None:
             raise ValueError(f"--resume {resume}: expected a folder with a state in it (.began/state/…)")
-        _check_settings(job, resume)
+        for name, ours in job.signature.settings.items():
+            if found.settings.get(name) != ours:
+                theirs = found.settings.get(name)
+                raise ValueError(f"--resume {resume}: was made with {name} {theirs!r}, expected {ours!r} as now")
+        if found.step >= num_steps:
+            raise ValueError(f"--resume {resume}: has done {found.step:,} steps, train.num_steps is {num_steps:,}")
         if own is None or own.step < found.step:
             found.attempt, found.run_id = attempt, None
             return found
-    elif attempt == 0:
+    elif not states:
         _name_other_code(job)
     return own or _RunState(attempt)
-
-
-def _check_settings(job: _Job, resume: Path) -> None:
-    """ValueError naming what the states there were made with, where that shapes a step; code may differ."""
-    from began.resume import States
-
-    theirs = States(resume).all()[0].about().get("settings", {})
-    for name, ours in job.signature.settings.items():
-        if theirs.get(name) != ours:
-            raise ValueError(f"--resume {resume}: was made with {name} {theirs.get(name)!r}, expected {ours!r} as now")
 
 
 def _name_other_code(job: _Job) -> None:
@@ -286,7 +310,7 @@ def _name_other_code(job: _Job) -> None:
 
 def _rewind(job: _Job, error: Exception) -> _RunState:
     """The last good state with half the learning rate, as a new attempt; `error` again after MOST_REWINDS of them."""
-    state = _RunState.newest(job.states)
+    state = _RunState.newest(job.states.all())
     if state is None:
         raise error
     num_rewinds = int(state.training["num_rewinds"]) + 1
@@ -309,7 +333,7 @@ def _say_where(job: _Job, start: _RunState, machine: dict[str, str | int]) -> No
     others = [name for name in machine if start.machine.get(name) != machine[name]]
     if others:
         was, now = (", ".join(f"{name} {m.get(name)}" for name in others) for m in (start.machine, machine))
-        print(f"It was saved with {was}; here is {now}: the numbers will differ in their last digits", file=sys.stderr)
+        print(f"It was saved with {was}; here is {now}: the numbers will differ", file=sys.stderr)
 
 
 def _machine(training: Training) -> dict[str, str | int]:
@@ -379,7 +403,7 @@ class _Saver:
         from began.divergence import warn_of_k_t
 
         self._run.log(record.step, _values(self._curve.append(record)))
-        self._warn_once("k_t", warn_of_k_t(record.step, record.k_t, record.steps_at_bound))
+        self._warn_once("k_t", warn_of_k_t(record.step, record.steps_at_bound))
         if self._pictures.are_due:
             self._log_pictures(self._pictures.draw())
             self._warn_once("collapse", self._pictures.warn_of_collapse())
@@ -403,6 +427,7 @@ class _Saver:
             self._run.run_id,
             self._job.settings.flat(),
             _machine(self._training),
+            self._job.signature.settings,
         )
 
     def save(self) -> None:

@@ -76,8 +76,20 @@ def test_without_images_or_states_it_still_works(present: str, capsys: pytest.Ca
     clean()
     assert capsys.readouterr().out == "No old states\n"
     (states_folder() / "empty").mkdir(parents=True)
+    save("old")
     clean("--yes")
     assert not list(states_folder().iterdir())
+
+
+def test_without_its_images_the_present_run_is_known_by_its_settings(present: str) -> None:
+    """DVC removes images.h5 before it makes it anew."""
+    settings = signature_of(load_params(Path("params.yaml")), "of some images").settings
+    for name, about in (("present", settings), ("other", settings | {"gamma": 0.123})):
+        States(states_folder() / name).save(0, 5, {"a": torch.zeros(1)}, {"settings": about})
+    Path("data/images.h5").unlink()
+    clean("--yes")
+    clean("--yes", "--images", "mistyped.h5")
+    assert [path.name for path in states_folder().iterdir()] == ["present"]
 
 
 def test_settings_that_are_none_are_an_error(present: str, capsys: pytest.CaptureFixture[str]) -> None:

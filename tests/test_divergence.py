@@ -29,5 +29,5 @@ def test_images_that_are_all_the_same_say_nothing_about_the_generator():
 
 
 def test_k_t_is_told_after_a_thousand_steps_at_its_bound():
-    assert warn_of_k_t(5000, 1.0, STEPS_AT_BOUND - 1) is None
-    assert "k_t had been 1 for 1,000 steps" in warn_of_k_t(5000, 1.0, STEPS_AT_BOUND)
+    assert warn_of_k_t(5000, STEPS_AT_BOUND - 1) is None
+    assert "k_t had been 0 or 1 for 1,000 steps on end" in warn_of_k_t(5000, STEPS_AT_BOUND)

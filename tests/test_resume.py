@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -54,11 +55,29 @@ def test_the_last_two_are_kept_and_the_newest_comes_first(tmp_path):
     assert len(list(tmp_path.iterdir())) == NUM_KEPT
 
 
+def test_of_two_of_one_step_the_one_saved_last_is_newer(tmp_path):
+    """A run that goes on under a raised num_steps saves its first state anew, with another run of MLflow."""
+    for num in range(8):
+        saved(tmp_path / str(num), 1, 5).save(0, 5, tensors(), {"run": {"id": num}})
+        time.sleep(0.02)  # the clock of a file system has ticks
+        States(tmp_path / str(num)).save(0, 5, tensors(), {"run": {"id": "last"}})
+        assert States(tmp_path / str(num)).all()[0].about() == {"run": {"id": "last"}}
+
+
 def test_a_later_attempt_is_newer_than_a_later_step(tmp_path):
     states = saved(tmp_path, 100)
     states.save(1, 0, tensors(), {})
     states.save(10, 3, tensors(), {})
-    assert [(state.attempt, state.step) for state in states.all()] == [(10, 3), (1, 0)]
+    assert [(state.attempt, state.step) for state in states.all()] == [(10, 3), (1, 0), (0, 100)]
+
+
+def test_an_earlier_attempt_that_came_further_is_kept_until_a_later_one_has_come_as_far(tmp_path):
+    states = saved(tmp_path, 50, 100)
+    for step in (0, 40, 99):
+        states.save(1, step, tensors(), {})
+    assert [(state.attempt, state.step) for state in states.all()] == [(1, 99), (1, 40), (0, 100)]
+    states.save(1, 100, tensors(), {})
+    assert [(state.attempt, state.step) for state in states.all()] == [(1, 100), (1, 99)]
 
 
 @pytest.mark.parametrize("position", [0, 8, 60, 300, -1])

@@ -322,6 +322,23 @@ def test_steps_with_k_t_at_a_bound_are_counted_after_the_warm_up(monkeypatch):
         training.step(torch.rand(4, 3, 32, 32))
         counted.append(int(training.steps_at_bound))
     assert counted == [0, 0, 0, 1, 2, 0, 1, 2, 3]
+    training.k_t.fill_(0.5)
+    training.step(torch.rand(4, 3, 32, 32))
+    assert training.read_record(0.0).steps_at_bound == 3  # also when it ended between two records
+
+
+def test_a_state_of_another_kind_of_device_goes_on_with_another_z():
+    """A CUDA generator's state has 16 bytes, a CPU's 5,056."""
+    training, batches = with_batches(Training(settings(), 32, CPU), random_rows())
+    list(train(training, batches))
+    state = training.state_dict() | {"z_generator": torch.zeros(16, dtype=torch.uint8)}
+    found = []
+    for _ in range(2):
+        other = Training(settings(), 32, CPU)
+        other.load_state_dict(state)
+        found.append(uniform_z(4, 8, other.z_generator))
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], uniform_z(4, 8, Training(settings(), 32, CPU).z_generator))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():

@@ -146,7 +146,10 @@ class Outputs:
 
     def recorded(self) -> list[Recorded]:
         """The runs of the store, the oldest first."""
-        with closing(sqlite3.connect(self.folder / "mlflow.db")) as store:
+        database = self.folder / "mlflow.db"
+        if not database.exists():  # to connect would make it
+            return []
+        with closing(sqlite3.connect(database)) as store:
             runs = store.execute("select run_uuid, status from runs order by start_time").fetchall()
             tags = {(run, key): value for run, key, value in store.execute("select run_uuid, key, value from tags")}
             points = store.execute("select run_uuid, key, step from metrics").fetchall()
