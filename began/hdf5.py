@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -37,6 +38,8 @@ READ_SECONDS = 30.0  # for what h5py reads: the structure, or the names
 _ATTRIBUTES = ("image_size", "num_train", "source", "digest", "licence", "credit", "names_digest")
 _BLOCK_BYTES = 4 * 2**20
 _BLOCK_NAMES = 4096
+_NAME_BYTES = 256  # that a name may take, HDF5's own part included
+_RESERVED_BYTES = 2**18  # for the rest of what it writes
 _MOST_NAME_BYTES = 2**18  # a zip's longest name has 65,535 characters
 _MOST_ATTRIBUTE_BYTES = 2**16
 _MOST_REASON = 300  # characters
@@ -122,7 +125,8 @@ class ImageWriter:
             self._shrink()
         digest = _with_shape(self._rows_digest, self.num_rows, self._image_size, num_train)
         names_digest = hashlib.sha256()
-        with h5py.File(self._path, "r+") as file:
+        _reserve(self._path, self.num_rows * _NAME_BYTES)
+        with h5py.File(self._path, "r+") as file:  # which cuts off what it does not need
             written = file.create_dataset("names", (self.num_rows,), h5py.string_dtype())
             remaining = iter(names)
             for first in range(0, self.num_rows, _BLOCK_NAMES):
@@ -200,10 +204,18 @@ def _allocate(path: Path, num_rows: int, image_size: int) -> int:
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    path.touch()
+    _reserve(path, 0)
     with h5py.File(path, "w") as file:
         shape = (num_rows, image_size, image_size, 3)
         offset: int = file.create_dataset("images", shape, np.uint8, dcpl=properties).id.get_offset()
     return offset
+
+
+def _reserve(path: Path, num_bytes: int) -> None:
+    """Room at the file's end for HDF5's library, which can crash where a disk is full; OSError if there is none."""
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), path.stat().st_size, num_bytes + _RESERVED_BYTES)
 
 
 def _with_shape(digest: Any, num_rows: int, image_size: int, num_train: int) -> str:
