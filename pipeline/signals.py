@@ -30,8 +30,7 @@ def unwinding() -> Iterator[None]:
     """SIGINT and SIGTERM raise StoppedError inside, so that half-written outputs are removed."""
 
     def handle(kind: int, frame: FrameType | None) -> None:
-        for each in KINDS:
-            signal.signal(each, signal.SIG_DFL)  # not into the clearing up
+        _leave_the_next()
         raise StoppedError(kind)
 
     with _handler(handle):
@@ -45,11 +44,16 @@ def stopping() -> Iterator[Stop]:
 
     def handle(kind: int, frame: FrameType | None) -> None:
         stop.kind = kind
-        for each in KINDS:
-            signal.signal(each, signal.SIG_DFL)  # a handler would wait until the library's call returns
+        _leave_the_next()
 
     with _handler(handle):
         yield stop
+
+
+def _leave_the_next() -> None:
+    """A second signal ends the process at once: a handler of ours would wait until a library's call returns."""
+    for kind in KINDS:
+        signal.signal(kind, signal.SIG_DFL)
 
 
 @contextmanager

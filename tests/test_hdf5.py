@@ -109,15 +109,17 @@ def attribute(key: str, value: object) -> Callable[[h5py.File], None]:
 
 
 def external(file: h5py.File) -> None:
-    (Path(file.filename).parent / "rows").write_bytes(ROWS.tobytes())
+    rows = file["images"][:]
+    (Path(file.filename).parent / "rows").write_bytes(rows.tobytes())
     del file["images"]
-    file.create_dataset("images", ROWS.shape, np.uint8, external=[("rows", 0, ROWS.nbytes)])
+    file.create_dataset("images", rows.shape, np.uint8, external=[("rows", 0, rows.nbytes)])
 
 
 def virtual(file: h5py.File) -> None:
+    shape = file["images"].shape
     del file["images"]
-    layout = h5py.VirtualLayout(ROWS.shape, np.uint8)
-    layout[:] = h5py.VirtualSource("other.h5", "images", ROWS.shape)
+    layout = h5py.VirtualLayout(shape, np.uint8)
+    layout[:] = h5py.VirtualSource("other.h5", "images", shape)
     file.create_virtual_dataset("images", layout)
 
 

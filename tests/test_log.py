@@ -72,17 +72,22 @@ class Workspace:
         return MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    folder = tmp_path_factory.mktemp("log")
+def make_noise(folder: Path, batch_size: int, num_steps: int) -> None:
+    """images.h5 of noise, and params.yaml of a small training on it."""
     document = yaml.safe_load((CODE / "params.yaml").read_text(encoding="utf-8"))
-    settings = {"n_filters": 2, "N_h": 4, "batch_size": 4, "num_steps": NUM_STEPS, "precision": "float32"}
+    settings = {"n_filters": 2, "N_h": 4, "batch_size": batch_size, "num_steps": num_steps, "precision": "float32"}
     document["profiles"]["quick"]["train"] |= settings
     (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     rows = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
     with ImageWriter(folder / "images.h5", 32, len(rows)) as writer:
         writer.append(rows)
         writer.finish([f"{i}.png" for i in range(len(rows))], 16, {"source": "noise", "licence": "CC0", "credit": ""})
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("log")
+    make_noise(folder, batch_size=4, num_steps=NUM_STEPS)
     hidden = folder / "hidden"
     hidden.mkdir()
     for package in ("mlflow", "dvc"):

@@ -345,19 +345,6 @@ def linked(target: object) -> Prepare:
     return hdf5(edit)
 
 
-def external(opened: h5py.File) -> None:
-    (Path(opened.filename).parent / "rows").write_bytes(ROWS.tobytes())
-    del opened["images"]
-    opened.create_dataset("images", ROWS.shape, np.uint8, external=[("rows", 0, ROWS.nbytes)])
-
-
-def virtual(opened: h5py.File) -> None:
-    del opened["images"]
-    layout = h5py.VirtualLayout(ROWS.shape, np.uint8)
-    layout[:] = h5py.VirtualSource("other.h5", "images", ROWS.shape)
-    opened.create_virtual_dataset("images", layout)
-
-
 def compact(opened: h5py.File) -> None:
     del opened["images"]
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

@@ -50,7 +50,6 @@ from inputs import (
     edited,
     encoded,
     environment,
-    external,
     file,
     flipped,
     folder,
@@ -81,7 +80,6 @@ from inputs import (
     tensors,
     torch_pickle,
     unchanged,
-    virtual,
     weights,
     without,
     zip_bytes,
@@ -93,6 +91,7 @@ from inputs import (
     zipped,
 )
 from PIL import Image
+from test_hdf5 import external, virtual
 from test_sources_url import PAGE, Served
 
 from began.card import Card, write_card

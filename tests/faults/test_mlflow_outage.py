@@ -26,9 +26,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
+from test_log import make_noise
 
-from began.hdf5 import ImageWriter
 from pipeline import tracking
 from pipeline.cli import main
 from pipeline.tracking import Run, send_run, start_run
@@ -542,14 +541,7 @@ main(["train", *sys.argv[1:]])
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """images.h5, with params.yaml beside it."""
     folder = tmp_path_factory.mktemp("images")
-    document = yaml.safe_load((CODE / "params.yaml").read_text(encoding="utf-8"))
-    settings = {"n_filters": 2, "N_h": 4, "batch_size": 2, "num_steps": 800, "precision": "float32"}
-    document["profiles"]["quick"]["train"] |= settings
-    (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    rows = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
-    with ImageWriter(folder / "images.h5", 32, len(rows)) as writer:
-        writer.append(rows)
-        writer.finish([f"{i}.png" for i in range(len(rows))], 16, {"source": "noise", "licence": "CC0", "credit": ""})
+    make_noise(folder, batch_size=2, num_steps=800)
     return folder / "images.h5"
 
 
