@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from began.hdf5 import ImageFile
     from began.networks import Discriminator
     from began.progress import Progress
+    from pipeline.page import Picture
     from pipeline.plots import History
-    from pipeline.report import Picture
 
 COLUMNS = 8  # of a grid of samples
 NUM_TILES = 64
@@ -228,7 +228,7 @@ def _draw(
     from began.images import grid, png_bytes, write_png
     from began.sampling import draw_z, generate, interpolate, reconstruct
     from pipeline import plots
-    from pipeline.report import Picture
+    from pipeline.page import Picture
 
     N_h = trained.description["architecture"]["N_h"]
     gamma = float(trained.description["parameters"]["gamma"])

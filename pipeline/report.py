@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from pipeline.plots import DARK, LIGHT
-
-TEMPLATE = Path(__file__).with_name("report.html")
+from pipeline.page import Picture, format_number, render_page
 
 Numbers = Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG of the page; `dark` and the narrow ones are shown instead where the reader's screen asks for them."""
-
-    title: str
-    caption: str
-    alt: str
-    png: bytes
-    dark: bytes | None = None
-    narrow: bytes | None = None
-    narrow_dark: bytes | None = None
-    is_grid: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,11 +45,6 @@ def render(
     numbers: metrics.json, where None is shown as a dash; description: model.json; pictures: the sample grid first;
     notes: what a reader of the numbers must know; credit and licence: of the images, empty where nothing is known.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["data_uri"] = _data_uri
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     data, parameters = description["data"], description["parameters"]
     size = description["architecture"]["image_size"]
     title = f"Faces from {data['source'] or 'unnamed images'}, γ = {parameters['gamma']:g}"
@@ -77,11 +52,10 @@ def render(
         f"A boundary equilibrium GAN at {size} × {size} pixels, after {description['step']:,} steps on "
         f"{data['num_train']:,} images: what it draws, how it got there, and how close that is to images it never saw."
     )
-    return template.render(
+    return render_page(
+        "report.html",
         title=title,
         lead=lead,
-        light=LIGHT,
-        dark=DARK,
         headline=_headlines(numbers),
         rows=_rows(numbers),
         notes=notes,
@@ -97,17 +71,17 @@ def render(
 def _headlines(numbers: Numbers) -> list[_Headline]:
     return [
         _Headline(
-            _format(numbers["frechet_face"]),
+            format_number(numbers["frechet_face"]),
             "Fréchet distance, face features",
-            f"real images: {_format(numbers['frechet_face_baseline'])}",
+            f"real images: {format_number(numbers['frechet_face_baseline'])}",
         ),
-        _Headline(_format(numbers["diversity"]), "diversity", "1 is that of real images"),
+        _Headline(format_number(numbers["diversity"]), "diversity", "1 is that of real images"),
         _Headline(
-            _format(numbers["reconstruction_loss_held_out"]),
+            format_number(numbers["reconstruction_loss_held_out"]),
             "reconstruction loss, held out",
-            f"training rows: {_format(numbers['reconstruction_loss_train'])}",
+            f"training rows: {format_number(numbers['reconstruction_loss_train'])}",
         ),
-        _Headline(_format(numbers["M_global"]), "M_global", "convergence, lower is better"),
+        _Headline(format_number(numbers["M_global"]), "M_global", "convergence, lower is better"),
     ]
 
 
@@ -121,10 +95,10 @@ def _rows(numbers: Numbers) -> list[_Row]:
             label,
             meaning,
             count,
-            _format(numbers[name]),
-            _format(numbers[f"{name}_std"]) if deviations and numbers[f"{name}_std"] is not None else "",
-            _format(numbers[baseline]) if baseline else "",
-            _format(numbers[f"{baseline}_std"]) if deviations and numbers[f"{baseline}_std"] is not None else "",
+            format_number(numbers[name]),
+            format_number(numbers[f"{name}_std"]) if deviations and numbers[f"{name}_std"] is not None else "",
+            format_number(numbers[baseline]) if baseline else "",
+            format_number(numbers[f"{baseline}_std"]) if deviations and numbers[f"{baseline}_std"] is not None else "",
         )
 
     return [
@@ -202,19 +176,3 @@ def _settings(description: Mapping[str, Any]) -> dict[str, str]:
         "device, precision": f"{description['device']}, {description['precision']}",
         "torch": str(description["versions"]["torch"]),
     }
-
-
-def _format(value: float | None) -> str:
-    """Three or four digits that count; a dash where there is no number."""
-    if value is None:
-        return "–"
-    if value == 0:
-        return "0"
-    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
-    if abs(value) < 0.0005:
-        return f"{value:.1e}".replace("e-0", "e−").replace("-", "−")
-    return f"{value:,.{digits if abs(value) >= 0.1 else 4}f}".replace("-", "−")
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

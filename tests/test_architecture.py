@@ -23,6 +23,7 @@ LAYERS = [
     "began.training began.sampling began.metrics",
     "pipeline.progress pipeline.signals pipeline.workspace",
     "pipeline.plots",
+    "pipeline.page",
     "pipeline.tracking pipeline.report",
     "pipeline.download pipeline.preprocess pipeline.train pipeline.evaluate "
     "pipeline.sample pipeline.log pipeline.clean pipeline.ui",
@@ -45,6 +46,7 @@ EXEMPT = {
     "pipeline.signals",
     "pipeline.workspace",
     "pipeline.tracking",
+    "pipeline.page",
     "pipeline.report",
     "pipeline.cli",
 }

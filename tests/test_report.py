@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from began.images import png_bytes
-from pipeline import report
-from pipeline.report import Picture
+from pipeline import page, report
+from pipeline.page import Picture
 
 PIXEL = png_bytes(np.zeros((1, 1, 3), dtype=np.uint8))
 NUMBERS: dict[str, float | None] = {
@@ -155,4 +155,4 @@ def test_a_number_that_is_none_is_a_dash() -> None:
     ],
 )
 def test_numbers_have_the_digits_that_count(value: float | None, shown: str) -> None:
-    assert report._format(value) == shown
+    assert page.format_number(value) == shown
