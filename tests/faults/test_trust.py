@@ -22,11 +22,11 @@ import requests
 import torch
 import yaml
 from inputs import CODE, PNG, Canary, make_good_files, noise, picture, run, tiny_settings, zip_bytes
-from test_sources_url import Served, Server
-from test_ui import free_port, processes_at, started
 
 from began.images import png_bytes
 from began.sources import transfer
+from tests.test_sources_url import Served, Server
+from tests.test_ui import free_port, processes_at, started
 
 # What runs code that a file holds, or text as code. Names as they stand in the code, from where they are imported.
 EXECUTING = {
