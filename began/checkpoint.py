@@ -57,7 +57,7 @@ class _Description(_Part):
     step: int = Field(ge=0)
     data: _Data
     weights: dict[Literal["generator.safetensors", "discriminator.safetensors"], str] = Field(min_length=2)
-    files: dict[Annotated[str, Field(pattern=r"^(history\.csv|(samples|reconstructions)/\d+\.png)$")], str]
+    files: dict[Annotated[str, Field(pattern=r"^((history|distances)\.csv|(samples|reconstructions)/\d+\.png)$")], str]
     device: str
     precision: str
     versions: dict[str, str]
@@ -116,7 +116,7 @@ def write_model(
 ) -> str:
     """Writes both weight files and model.json into the existing `folder`; returns `model_digest`.
 
-    What lies there already, the curve and pictures, is part of the model from now on. data: what is known of the rows:
+    What lies there already, curves and pictures, is part of the model from now on. data: what is known of the rows:
     digest, source, num_train, image_size, licence, credit. commit: of the code, where git knows it. signature: of the
     run (began.resume). warnings: what was noticed while it trained.
     """
@@ -217,7 +217,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, description: dict[str, Any]) -> None:
-    """ValueError naming the first of the weights, the curve and the pictures that is not the one model.json names."""
+    """ValueError naming the first of the weights, the curves and the pictures that is not the one model.json names."""
     for name, digest in (description["weights"] | description["files"]).items():
         _check_digest(folder / name, digest)
 

@@ -76,6 +76,7 @@ class TrainParams(_Settings):
     ema_decay: float = Field(ge=0, lt=1)
     precision: Literal["auto", "float32", "bfloat16"]
     on_divergence: Literal["stop", "rewind"]
+    evaluate_every: int = Field(ge=0, le=10**7)
 
     @model_validator(mode="after")
     def _floor_is_not_above_the_start(self) -> TrainParams:
@@ -90,6 +91,7 @@ class EvaluateParams(_Settings):
     """What evaluate measures."""
 
     num_samples: int = Field(ge=2)
+    inception: bool  # also in the standard FID's features, which take a tenth of a second an image on a CPU
 
 
 class Params(_Settings):

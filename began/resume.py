@@ -28,19 +28,22 @@ from torch import Tensor
 from began.files import explained_disk, make_folder, replace_file
 from began.params import Params
 
-FORMAT = 1
+FORMAT = 2
 NUM_KEPT = 2
 CODE = (  # the modules that shape the numbers: those that the stage train depends on in dvc.yaml
     "began.batches",
     "began.checkpoint",
     "began.cuda_graph",
     "began.devices",
+    "began.distance",
     "began.divergence",
     "began.equilibrium",
+    "began.features",
     "began.files",
     "began.hdf5",
     "began.images",
     "began.isolated",
+    "began.metrics",
     "began.networks",
     "began.parallel",
     "began.params",
@@ -48,6 +51,8 @@ CODE = (  # the modules that shape the numbers: those that the stage train depen
     "began.sampling",
     "began.seeds",
     "began.training",
+    "pipeline.recording",
+    "pipeline.run_state",
     "pipeline.train",
 )
 _NO_PART = ("num_steps", "on_divergence")  # of a step: where a run ends, or what happens when it cannot go on

@@ -27,18 +27,20 @@ from began.params import Params, load_params
 from began.resume import States, signature_of
 from began.training import CURVE, Training
 from benchmarks.report import FOLDER, Row, print_table, write
-from pipeline import train as stage
+from pipeline.recording import NUM_PICTURES, NUM_TILES, Recorder
+from pipeline.run_state import RunState
+from pipeline.train import train
 
 PROFILES = {"quick": 32, "paper64": 64, "paper128": 128}  # image sizes
 REPEATS = 7
-SECONDS_BETWEEN = inspect.signature(stage.train).parameters["checkpoint_seconds"].default
+SECONDS_BETWEEN = inspect.signature(train).parameters["checkpoint_seconds"].default
 
 
 def measure(profile: str, params: Params, image_size: int, device: torch.device, folder: Path) -> Row:
     """One row of the table."""
     # The batch is no part of a state, so a small one saves the time of its step.
-    train = params.train.model_copy(update={"batch_size": 2, "precision": "float32"})
-    params = params.model_copy(update={"train": train})
+    update = {"batch_size": 2, "precision": "float32", "evaluate_every": 0}
+    params = params.model_copy(update={"train": params.train.model_copy(update=update)})
     training = Training(params, image_size, device)
     training.step(torch.rand(2, 3, image_size, image_size, device=device))
     signature = signature_of(params, "0" * 64)
@@ -52,17 +54,15 @@ def measure(profile: str, params: Params, image_size: int, device: torch.device,
         file=SimpleNamespace(held_out=empty, train=empty),
     )
     run: Any = SimpleNamespace(run_id="0" * 32, log_picture=lambda path, folder: None)
-    noise = np.random.default_rng(0).bytes(stage.NUM_TILES * image_size**2 * 3)
-    names = [
-        f"{kind}/{2**30 * i:07d}.png" for kind in ("samples", "reconstructions") for i in range(stage.NUM_PICTURES)
-    ]
-    begun = stage._RunState(0, curve=[[0.5] * len(CURVE)] * 1000, pictures=dict.fromkeys(names, noise))
-    saver = stage._Saver(job, begun, training, folder, run)
-    saver.wait()
+    noise = np.random.default_rng(0).bytes(NUM_TILES * image_size**2 * 3)
+    names = [f"{kind}/{2**30 * i:07d}.png" for kind in ("samples", "reconstructions") for i in range(NUM_PICTURES)]
+    begun = RunState(0, curve=[[0.5] * len(CURVE)] * 1000, pictures=dict.fromkeys(names, noise))
+    recorder = Recorder(job, begun, training, folder, run)
+    recorder.wait()
     copying, writing = [], []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        state = saver.snapshot()
+        state = recorder.snapshot()
         copied = time.perf_counter()
         state.save(job)
         copying.append(copied - start)

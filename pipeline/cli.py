@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from pipeline.clean import clean
+from pipeline.compare import compare
 from pipeline.download import download
 from pipeline.evaluate import evaluate
 from pipeline.log import log
@@ -25,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (download, preprocess, train, evaluate, sample, log, clean, ui):
+for command in (download, preprocess, train, evaluate, sample, compare, log, clean, ui):
     app.command()(command)
 
 
@@ -48,6 +50,9 @@ def began(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs `began ARGUMENTS`. What a user gave wrong ends with one line on standard error and exit code 2."""
+    # Threads that wait for one another spin for milliseconds by default. With anything else on the machine, a second
+    # experiment say, that made training ten times slower; so short a spin costs nothing. Read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         with unwinding():
             app(arguments, prog_name="began")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def log(
     model: Annotated[Path, typer.Argument(help="Model folder made by train.")] = Path("data/model"),
 ) -> None:
-    """Send a trained model's settings, curve and pictures to MLflow, as far as they are not there yet.
+    """Send a trained model's settings, curves and pictures to MLflow, as far as they are not there yet.
 
     Example: began log data/model
     """
@@ -20,16 +23,16 @@ def log(
 
     description = read_description(model)
     check_files(model, description)
-    pictures = [path for folder in ("samples", "reconstructions") for path in sorted((model / folder).glob("*.png"))]
+    pictures = [Path(name) for name in description["files"] if name.endswith(".png")]
     sent = send_run(
         description["parameters"],
         description["data"],
         description.get("commit"),
         description["weights"][GENERATOR],
         description.get("signature"),
-        _read_curve(model / "history.csv", description["step"]),
+        _read_points(model, description),
         model,
-        [*(path.relative_to(model) for path in pictures), Path(DESCRIPTION)],
+        [*pictures, Path(DESCRIPTION)],
     )
     run = f"{model}: {'new ' if sent.is_new else ''}MLflow run {sent.run_id}"
     if sent.num_points or sent.num_files:
@@ -38,17 +41,32 @@ def log(
         print(f"{run} has all points and files already")
 
 
-def _read_curve(path: Path, last_step: int) -> dict[int, dict[str, float]]:
-    """history.csv as step → values. ValueError naming the file when it is damaged or ends before `last_step`."""
-    from pipeline.plots import read_history
+def _read_points(model: Path, description: dict[str, Any]) -> dict[int, dict[str, float]]:
+    """Both curves of the model folder as step → values.
 
-    history = read_history(path)
-    steps = history.pop("step").tolist()
+    ValueError naming the file when one is damaged, or the history ends before the last step.
+    """
+    from pipeline.plots import read_distances, read_history
+
+    last_step = description["step"]
+    path = model / "history.csv"
+    points = _by_step(path, read_history(path))
+    if max(points) != last_step:
+        raise ValueError(f"{path}: ends at step {max(points)}, expected {last_step}, the last one of model.json")
+    path = model / "distances.csv"
+    if path.name in description["files"]:  # an older model has none
+        for step, values in _by_step(path, read_distances(path)).items():
+            points.setdefault(step, {}).update(values)
+        if max(points) != last_step:
+            raise ValueError(f"{path}: goes on to step {max(points)}, expected {last_step} at most, as in model.json")
+    return points
+
+
+def _by_step(path: Path, columns: dict[str, np.ndarray]) -> dict[int, dict[str, float]]:
+    steps = columns.pop("step").tolist()
     if not all(step.is_integer() and step >= 0 for step in steps) or steps != sorted(set(steps)):
         raise ValueError(f"{path}: step: expected whole numbers that grow from line to line")
-    if steps[-1] != last_step:
-        raise ValueError(f"{path}: ends at step {steps[-1]:g}, expected {last_step}, the last one of model.json")
-    return {int(step): {name: float(values[i]) for name, values in history.items()} for i, step in enumerate(steps)}
+    return {int(step): {name: float(values[i]) for name, values in columns.items()} for i, step in enumerate(steps)}
 
 
 if __name__ == "__main__":

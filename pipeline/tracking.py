@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.workspace import git_commit, main_root
@@ -39,6 +40,9 @@ SECONDS_AT_END = 30.0  # longest wait for the store to take what is left
 SECONDS_OF_A_BROKEN_CONNECTION = 1.0  # what fails sooner is tried again at once, before it counts as a failure
 MOST_METRICS_PER_BATCH = 1000  # MLflow's limit
 CLOCK = "images_per_second"  # the metric that differs when a step is done again
+IMAGES = "images"  # the artifact folder whose pictures MLflow's page of a run shows, where the run has this tag
+IMAGES_TAG = {"mlflow.loggedImages": "True"}
+LIGHT_PIXELS = 512  # across; the page enlarges nothing
 WAY_ON = "`began log MODEL_DIR` sends it later"
 
 
@@ -55,7 +59,7 @@ class Run:
         self._lock = threading.Lock()  # of the next two; never held while the store is spoken to
         self._points = [point for step, values in curve.items() for point in _points(step, values)]
         self._tags: list[tuple[str, str]] = []
-        self._files: deque[tuple[Path, str | None]] = deque()
+        self._files: deque[_File] = deque()
         self._status = "RUNNING"
         self._failure: str | None = None  # of the last attempt
         self._missed: str | None = None  # why something will never be sent from here
@@ -78,12 +82,15 @@ class Run:
             self._points += points
 
     def log_picture(self, path: Path, folder: str) -> None:
-        """Copies the picture to the run's artifact `folder`; it has to stay as it is until the run ends."""
-        self._files.append((path, folder))
+        """Copies the PNG STEP.png to the run's artifact `folder`, and shows it on the run's page, as `folder` at STEP.
+
+        It has to stay as it is until the run ends.
+        """
+        self._files += _parts(path, folder)
 
     def log_file(self, path: Path) -> None:
         """Copies the file to the run's artifacts; it has to stay as it is until the run ends."""
-        self._files.append((path, None))
+        self._files += _parts(path, None)
 
     def set_tag(self, name: str, value: str) -> None:
         """Tags the run; `model_digest` is the tag by which evaluate finds it."""
@@ -161,21 +168,23 @@ class Run:
             del self._tags[: len(tags)]
         try:
             while self._files and not self._left_behind:
-                self._send_file(self._stored, *self._files[0])
+                self._send_file(self._stored, self._files[0])
                 self._files.popleft()
         finally:
             if ending and not self._left_behind:
                 self._stored.end(self._status)
 
-    def _send_file(self, stored: _Stored, path: Path, folder: str | None) -> None:
+    def _send_file(self, stored: _Stored, file: _File) -> None:
         try:
-            path.open("rb").close()
+            file.path.open("rb").close()
         except OSError as error:
             self._missed = self._missed or _one_line(error)
             return
         # A picture's name holds its step; a file at the top may be of an attempt before this one.
-        if folder is None or stored.lacks(path, folder):
-            stored.send_file(path, folder)
+        if file.folder is None:
+            stored.send_file(file.path, None)
+        else:
+            stored.complete(file)
 
 
 @contextmanager
@@ -212,10 +221,10 @@ def start_run(
         run.end(status)
 
 
-def log_report(model_digest: str, numbers: Mapping[str, float], report: Path) -> str | None:
+def log_report(model_digest: str, numbers: Mapping[str, float | None], report: Path) -> str | None:
     """Adds `numbers` and the folder `report` to the run that trained the model; returns the run's id, None without one.
 
-    A model that DVC restored from its cache may have no run in this store.
+    Numbers that are None are left out. A model that DVC restored from its cache may have no run in this store.
     """
     try:
         client, experiment = _open_store()
@@ -225,7 +234,7 @@ def log_report(model_digest: str, numbers: Mapping[str, float], report: Path) ->
             return None
         run_id: str = found.info.run_id
         known = found.data.metrics  # sent before, maybe by a call that was cut short
-        new = {name: value for name, value in numbers.items() if name not in known or known[name] != value}
+        new = {name: value for name, value in numbers.items() if value is not None and known.get(name) != value}
         client.log_batch(run_id, metrics=_metrics(_points(0, new)))
         client.log_artifacts(run_id, str(report), "report")
     except Exception as error:
@@ -258,8 +267,9 @@ def send_run(
 
     It is found by `model_digest`, or is one of the same `signature` and parameters that was left before it had a
     model. params, data: as for `start_run`; commit: of the code; curve: step → values; files: relative to `folder` as
-    among the run's artifacts. The run ends FINISHED; the points get the time of sending. ValueError naming the store
-    when something cannot be sent; another call sends the rest.
+    among the run's artifacts, where those in a folder are pictures as for `Run.log_picture`. The run ends FINISHED; the
+    points get the time of sending. ValueError naming the store when something cannot be sent; another call sends the
+    rest.
     """
     try:
         client, experiment = _open_store()
@@ -270,18 +280,17 @@ def send_run(
         # The tag comes first: a run that is cut short is found again by it.
         tags = _tags(data, commit, signature) | {"model_digest": model_digest}
         run = found or client.create_run(experiment, tags=tags)
-        stored = _Stored(client, run.info.run_id, is_new=False)
-        stored.send_tags({} if model_digest == run.data.tags.get("model_digest") else tags)
+        stored = _Stored(client, run, is_new=False)
+        stored.send_tags(IMAGES_TAG if model_digest == run.data.tags.get("model_digest") else tags)
         stored.send_params({key: value for key, value in wanted.items() if key not in run.data.params})
         points = stored.send_points([point for step, values in curve.items() for point in _points(step, values)])
-        lacked = [file for file in files if stored.lacks(folder / file, _artifact_folder(file))]
-        for file in lacked:
-            stored.send_file(folder / file, _artifact_folder(file))
+        sent = [[stored.complete(part) for part in _parts(folder / file, _artifact_folder(file))] for file in files]
+        num_files = sum(map(any, sent))
         if run.info.status != "FINISHED":
             stored.end("FINISHED")
     except Exception as error:
         raise ValueError(f"{store_uri()}: the run cannot be sent to MLflow: {_one_line(error)}") from None
-    return Sent(stored.run_id, found is None, len({point.step for point in points}), len(lacked))
+    return Sent(stored.run_id, found is None, len({point.step for point in points}), num_files)
 
 
 def store_uri() -> str:
@@ -305,6 +314,74 @@ def create_store() -> None:
         raise ValueError(f"{store_uri()}: MLflow's store cannot be opened: {_one_line(error)}") from None
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A run as the store has it; `metrics` are the newest values."""
+
+    run_id: str
+    name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+
+class Records:
+    """The store's runs, to read; a list has the newest first. ValueError naming the store when it does not answer."""
+
+    def __init__(self, client: MlflowClient, experiment: str) -> None:
+        self._client, self._experiment = client, experiment
+
+    def with_id(self, beginning: str) -> list[Recorded]:
+        """Those whose id starts with these hexadecimal digits."""
+        return self._all(f"attributes.run_id LIKE '{beginning}%'")
+
+    def with_name(self, name: str) -> list[Recorded]:
+        quote = '"' if "'" in name else "'"
+        return [] if quote in name else self._all(f"attributes.run_name = {quote}{name}{quote}")
+
+    def of_model(self, model_digest: str) -> Recorded | None:
+        """The newest one that trained the model."""
+        return next(iter(self._all(f"tags.model_digest = '{model_digest}'")), None)
+
+    def curve(self, run_id: str, metric: str) -> dict[int, float]:
+        """Step → value, ascending."""
+        with _explained():
+            points = self._client.get_metric_history(run_id, metric)
+        return {point.step: point.value for point in sorted(points, key=lambda point: point.step)}
+
+    def last_picture(self, run_id: str, folder: str, into: Path) -> Path | None:
+        """The picture of the last step in the artifact `folder`, copied below `into`; None where there is none."""
+        with _explained():
+            pictures = [artifact.path for artifact in self._client.list_artifacts(run_id, folder)]
+            numbered = [path for path in pictures if Path(path).stem.isdecimal()]
+            if not numbered:
+                return None
+            (into / run_id).mkdir(exist_ok=True)
+            return Path(self._client.download_artifacts(run_id, max(numbered), str(into / run_id)))
+
+    def _all(self, condition: str) -> list[Recorded]:
+        with _explained():
+            found = _search(self._client, self._experiment, condition)
+        return [
+            Recorded(run.info.run_id, run.info.run_name or "", run.data.params, run.data.tags, run.data.metrics)
+            for run in found
+        ]
+
+
+def open_records() -> Records | None:
+    """The recorded runs; None where nothing was recorded yet, which this does not change."""
+    uri = store_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return None
+    with _explained():
+        _prepare_mlflow()
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+    return None if experiment is None else Records(client, experiment.experiment_id)
+
+
 class _Point(NamedTuple):
     """A value of one metric, in the order of MLflow's Metric."""
 
@@ -312,6 +389,14 @@ class _Point(NamedTuple):
     value: float
     time: int  # ms since 1970, fixed when the point is made: MLflow's databases take an exact repetition for the same
     step: int
+
+
+class _File(NamedTuple):
+    """A file for the artifact `folder`, or, `for_page`, a picture that the run's page shows in the row `folder`."""
+
+    path: Path
+    folder: str | None
+    for_page: bool = False
 
 
 class _Wanted(NamedTuple):
@@ -328,8 +413,9 @@ class _Wanted(NamedTuple):
 class _Stored:
     """A run in a store, and what it is known to have: each point sent through this is in the run once."""
 
-    def __init__(self, client: MlflowClient, run_id: str, is_new: bool) -> None:
-        self.run_id = run_id
+    def __init__(self, client: MlflowClient, run: StoredRun, is_new: bool) -> None:
+        self.run_id: str = run.info.run_id
+        self._start_time: int = run.info.start_time
         self._client = client
         self._is_ours = is_new  # whether all it has was sent, and acknowledged, here
         self._steps: dict[str, set[int]] = {}  # metric → what is known to be there
@@ -362,15 +448,38 @@ class _Stored:
 
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def lacks(self, path: Path, folder: str | None) -> bool:
+    def complete(self, file: _File) -> bool:
+        """Sends the file as far as the run lacks it; returns whether it did. No part of it is there twice."""
+        if not file.for_page:
+            return self._complete(file.path, file.folder)
+        from began.images import read_png, webp_bytes
+
+        picture = read_png(file.path)
+        times = max(1, LIGHT_PIXELS // picture.shape[1])
+        # As MlflowClient.log_image would name it, but the same each time.
+        name = f"{file.folder}+step+{int(file.path.stem)}+timestamp+{self._start_time}+0"
+        with TemporaryDirectory() as temporary:
+            whole, light = Path(temporary, f"{name}.png"), Path(temporary, f"{name}+compressed.webp")
+            whole.write_bytes(file.path.read_bytes())
+            light.write_bytes(webp_bytes(picture.repeat(times, axis=0).repeat(times, axis=1)))
+            lacked = [self._complete(part, IMAGES) for part in (whole, light)]
+        return any(lacked)
+
+    def send_file(self, path: Path, folder: str | None) -> None:
+        self._client.log_artifact(self.run_id, str(path), folder)
+
+    def _complete(self, path: Path, folder: str | None) -> bool:
+        lacked = self._lacks(path, folder)
+        if lacked:
+            self.send_file(path, folder)
+        return lacked
+
+    def _lacks(self, path: Path, folder: str | None) -> bool:
         """Whether the artifact `folder` has no file of this name and size."""
         if folder not in self._sizes:
             listed = [] if self._is_ours else self._client.list_artifacts(self.run_id, folder)
             self._sizes[folder] = {artifact.path.rpartition("/")[2]: artifact.file_size for artifact in listed}
         return self._sizes[folder].get(path.name, -1) not in (path.stat().st_size, None)
-
-    def send_file(self, path: Path, folder: str | None) -> None:
-        self._client.log_artifact(self.run_id, str(path), folder)
 
     def end(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status)
@@ -384,19 +493,10 @@ class _Stored:
 
 def _open_store() -> tuple[MlflowClient, str]:
     """A client, and the id of the experiment `began`, made on first use."""
-    # MLflow would repeat a request whose answer was lost, unseen: two runs where one was wanted.
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    for name, value in {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # its own patience is minutes
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }.items():
-        os.environ.setdefault(name, value)
+    _prepare_mlflow()
     from filelock import FileLock
     from mlflow import MlflowClient
 
-    for name in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is told in one line here
     uri = store_uri()
     root = main_root()
     lock = root / ".began" / "mlflow.lock"
@@ -410,6 +510,30 @@ def _open_store() -> tuple[MlflowClient, str]:
         # Fixed once and for all runs: never inside a temporary copy, which DVC deletes.
         artifacts = None if is_server(uri) else (root / "mlartifacts").as_uri()
         return client, client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+
+
+def _prepare_mlflow() -> None:
+    """Before the first use of it."""
+    # MLflow would repeat a request whose answer was lost, unseen: two runs where one was wanted.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # its own patience is minutes
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is told in one line here
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Within, whatever a store or a server throws becomes a ValueError that names the store."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{store_uri()}: MLflow's store cannot be read: {_one_line(error)}") from None
 
 
 def _create_database(uri: str) -> None:
@@ -434,9 +558,9 @@ def _open_run(client: MlflowClient, experiment: str, wanted: _Wanted, again: boo
         run = next(iter(_search(client, experiment, this)), None)
     if run is None:
         made = client.create_run(experiment, wanted.start_time, wanted.tags, wanted.name)
-        stored = _Stored(client, made.info.run_id, is_new=True)
+        stored = _Stored(client, made, is_new=True)
     else:
-        stored = _Stored(client, run.info.run_id, is_new=False)
+        stored = _Stored(client, run, is_new=False)
         stored.send_tags(wanted.tags)
         client.update_run(stored.run_id, status="RUNNING")
     stored.send_params(wanted.params)
@@ -504,7 +628,7 @@ def _may_be(run: StoredRun, params: Mapping[str, str]) -> bool:
 
 
 def _tags(data: Mapping[str, object], commit: str | None, signature: str | None) -> dict[str, str]:
-    tags = {f"data.{key}" if key != "source" else key: str(value) for key, value in data.items()}
+    tags = IMAGES_TAG | {f"data.{key}" if key != "source" else key: str(value) for key, value in data.items()}
     return tags | {name: tag for name, tag in (("git.commit", commit), ("signature", signature)) if tag}
 
 
@@ -517,6 +641,11 @@ def _metrics(points: Sequence[_Point]) -> list[Metric]:
     from mlflow.entities import Metric
 
     return [Metric(*point) for point in points]
+
+
+def _parts(path: Path, folder: str | None) -> list[_File]:
+    """What a file comes to; one in a folder is a picture."""
+    return [_File(path, folder)] if folder is None else [_File(path, folder), _File(path, folder, for_page=True)]
 
 
 def _artifact_folder(file: Path) -> str | None:

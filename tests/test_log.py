@@ -67,6 +67,14 @@ class Workspace:
         listed = [file for folder in folders for file in self.client.list_artifacts(run_id, folder)]
         return sorted(file.path for file in listed if not file.is_dir)
 
+    def shown(self, run_id: str) -> list[str]:
+        """What MLflow's page of the run shows, each once with a lighter file beside it, named as in the folder."""
+        names = [file.path.removeprefix("images/") for file in self.client.list_artifacts(run_id, "images")]
+        whole = [name.removesuffix(".png") for name in names if name.endswith(".png")]
+        assert sorted(names) == sorted(f"{name}{end}" for name in whole for end in (".png", "+compressed.webp"))
+        parts = [name.split("+") for name in whole]
+        return sorted(f"{part[0]}/{int(part[2]):07d}.png" for part in parts)
+
     @property
     def client(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
@@ -76,6 +84,7 @@ def make_noise(folder: Path, batch_size: int, num_steps: int) -> None:
     """images.h5 of noise, and params.yaml of a small training on it."""
     document = yaml.safe_load((CODE / "params.yaml").read_text(encoding="utf-8"))
     settings = {"n_filters": 2, "N_h": 4, "batch_size": batch_size, "num_steps": num_steps, "precision": "float32"}
+    settings |= {"evaluate_every": 12}
     document["profiles"]["quick"]["train"] |= settings
     (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     rows = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
@@ -125,11 +134,18 @@ def digest_of(model: Path) -> str:
     return digest
 
 
-def curve_of(model: Path) -> dict[str, list[tuple[int, float]]]:
+def curve_of(model: Path, name: str = "history.csv") -> dict[str, list[tuple[int, float]]]:
     """history.csv as metric → (step, value)."""
-    with (model / "history.csv").open(encoding="utf-8") as file:
+    with (model / name).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {name: [(int(row["step"]), float(row[name])) for row in rows] for name in rows[0] if name != "step"}
+
+
+def distances_of(model: Path) -> dict[str, list[tuple[int, float]]]:
+    """distances.csv likewise."""
+    distances = curve_of(model, "distances.csv")
+    assert [step for step, _ in distances["face_distance"]] == [12, 24]
+    return distances
 
 
 def files_of(model: Path) -> list[str]:
@@ -175,11 +191,15 @@ def test_such_a_run_can_be_sent_afterwards_and_only_once(
     assert run.data.tags["data.num_train"] == "16"
     assert workspace.points(run.info.run_id, list(curve)) == curve
     assert workspace.files(run.info.run_id) == files_of(workspace.model)
+    assert workspace.shown(run.info.run_id) == files_of(workspace.model)[1:]
+    assert workspace.points(run.info.run_id, ["face_distance"]) == distances_of(workspace.model)
 
     again = log(capfd, workspace.model)
     assert again == f"{workspace.model}: MLflow run {run.info.run_id} has all points and files already"
     assert [other.info.run_id for other in workspace.runs(workspace.model)] == [run.info.run_id]
     assert workspace.points(run.info.run_id, list(curve)) == curve
+    assert workspace.points(run.info.run_id, ["face_distance"]) == distances_of(workspace.model)
+    assert workspace.shown(run.info.run_id) == files_of(workspace.model)[1:]
 
 
 def test_a_run_that_train_recorded_lacks_nothing_and_looks_like_one_that_was_sent(
@@ -204,6 +224,7 @@ def test_a_run_that_train_recorded_lacks_nothing_and_looks_like_one_that_was_sen
     }
     assert recorded.data.metrics.keys() == sent.data.metrics.keys()
     assert workspace.files(recorded.info.run_id) == workspace.files(sent.info.run_id)
+    assert workspace.shown(recorded.info.run_id) == workspace.shown(sent.info.run_id)
 
 
 def test_a_run_with_missing_points_is_completed_without_duplicates(
@@ -216,6 +237,7 @@ def test_a_run_with_missing_points_is_completed_without_duplicates(
             if i not in (3, 4, NUM_STEPS - 1):
                 values = {name: points[i][1] for name, points in curve.items() if (i, name) != (7, "k_t")}
                 begun.log(i + 1, values)
+        begun.log(12, {name: points[0][1] for name, points in distances_of(model).items()})
         begun.log_picture(model / "samples" / "0000000.png", "samples")
         begun.set_tag("model_digest", digest_of(model))
     num_missing = len(files_of(model)) - 1
@@ -374,7 +396,9 @@ BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a damaged description": (put("model.json", b'{"format": 1'), ("model.json", "not the description of a model")),
     "another's description": (put("model.json", b"{}"), ("model.json", "format")),
     "no curve": (lose("history.csv"), ("history.csv", "no such file")),
-    "an empty curve": (put("history.csv", b""), ("history.csv", "no row")),
+    "no distances": (lose("distances.csv"), ("distances.csv", "no such file")),
+    "distances that are none": (put("distances.csv", b"step,face_distance\n12,far\n"), ("distances.csv", "numbers")),
+    "an empty curve": (put("history.csv", b""), ("history.csv", "no column 'step'")),
     "a curve without points": (edit(lambda lines: lines[:1]), ("history.csv", "no row")),
     "no text": (put("history.csv", b"\xff\xfe\x00"), ("history.csv", "not a table of numbers")),
     "no numbers": (edit(lambda lines: [*lines, "25,a,b"]), ("history.csv", "not a table of numbers")),

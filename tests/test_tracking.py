@@ -9,13 +9,16 @@ import re
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as StoredRun
 
+from began.images import write_png
 from pipeline import tracking
 from pipeline.tracking import is_server, log_report, start_run, store_uri
 
@@ -69,9 +72,27 @@ def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+def draw(path: Path, seed: int = 0, size: int = 16) -> bytes:
+    """Writes a PNG; returns its content."""
+    write_png(path, np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
+    return path.read_bytes()
+
+
+def images_of(root: Path, run_id: str | None) -> dict[tuple[str, int], bytes]:
+    """What MLflow's page of a run shows: key and step → PNG. Each once, with a smaller file beside it."""
+    files = sorted((artifacts_of(root, run_id) / "images").iterdir())
+    parts = [re.fullmatch(r"(.+)\+step\+(\d+)\+timestamp\+\d+\+\w+(\+compressed\.webp|\.png)", p.name) for p in files]
+    kinds = Counter((m[1], int(m[2]), m[3]) for m in parts if m)
+    whole = {(m[1], int(m[2])): path.read_bytes() for m, path in zip(parts, files, strict=True)
+             if m and m[3] == ".png"}  # fmt: skip
+    light = {path.read_bytes()[8:12] for path in files if path.suffix == ".webp"}
+    assert light == {b"WEBP"} and set(kinds.values()) == {1} and len(kinds) == len(files) == 2 * len(whole)
+    return whole
+
+
 def test_a_run_holds_parameters_tags_curve_pictures_and_files(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     picture = root / "0000400.png"
-    picture.write_bytes(b"png")
+    png = draw(picture)
     with start_run(PARAMS, DATA, signature=SIGNATURE) as run:
         for step in range(400, 12_400, 400):
             run.log(step, {"M_global": 1 / step, "k_t": 0.1})
@@ -91,7 +112,9 @@ def test_a_run_holds_parameters_tags_curve_pictures_and_files(root: Path, capfd:
     assert stored.data.tags["signature"] == SIGNATURE
     assert stored.data.tags["model_digest"] == "d1"
     assert history(root, run.run_id, "M_global") == {step: 1 / step for step in range(400, 12_400, 400)}
-    assert (artifacts_of(root, run.run_id) / "samples" / "0000400.png").read_bytes() == b"png"
+    assert (artifacts_of(root, run.run_id) / "samples" / "0000400.png").read_bytes() == png
+    assert images_of(root, run.run_id) == {("samples", 400): png}
+    assert stored.data.tags["mlflow.loggedImages"] == "True"
     assert (artifacts_of(root, run.run_id) / "0000400.png").exists()
     assert capfd.readouterr() == ("", "")
 
@@ -100,15 +123,15 @@ def test_nothing_of_the_person_goes_into_a_run(root: Path, monkeypatch: pytest.M
     person = {"A_SECRET": "s3cret-1", "USER": "s3cret-2", "LOGNAME": "s3cret-3", "HOME": str(root / "s3cret-4")}
     for name, value in person.items():
         monkeypatch.setenv(name, value)
-    picture = root / "a.png"
-    picture.touch()
+    picture = root / "0000001.png"
+    draw(picture)
     with start_run(PARAMS, DATA, signature=SIGNATURE) as run:
         run.log(1, {"k_t": 0.1})
         run.log_picture(picture, "samples")
         run.set_tag("model_digest", "d9")
     stored = stored_runs(root)[0]
     ours = {"source", "signature", "model_digest", "data.digest", "data.num_train", "data.image_size"}
-    assert set(stored.data.tags) == ours | {"mlflow.runName"}
+    assert set(stored.data.tags) == ours | {"mlflow.runName", "mlflow.loggedImages"}
     assert re.fullmatch(r"[a-z]+-[a-z]+-\d+", stored.data.tags["mlflow.runName"])  # made up
     assert stored.data.params.keys() == PARAMS.keys()
     assert stored.info.user_id in ("", "unknown")
@@ -157,17 +180,17 @@ def test_an_experiment_records_in_the_main_repository_with_its_name_and_commit(
     monkeypatch.chdir(copy)
     monkeypatch.setenv("DVC_EXP_NAME", "sunny-gull")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "c0ffee")
-    picture = copy / "a.png"
-    picture.touch()
+    picture = copy / "0000001.png"
+    draw(picture)
     with start_run(PARAMS, DATA, signature=SIGNATURE) as run:
         run.log_picture(picture, "samples")
-    assert {path.name for path in copy.iterdir()} == {".dvc", "a.png"}
+    assert {path.name for path in copy.iterdir()} == {".dvc", "0000001.png"}
     stored = stored_runs(root)[0]
     assert stored.info.run_id == run.run_id
     assert stored.info.run_name == "sunny-gull"
     assert stored.data.tags["dvc.exp_name"] == "sunny-gull"
     assert stored.data.tags["git.commit"] == "c0ffee"
-    assert (artifacts_of(root, run.run_id) / "samples" / "a.png").exists()
+    assert (artifacts_of(root, run.run_id) / "samples" / "0000001.png").exists()
 
 
 def test_a_run_outside_an_experiment_is_tagged_with_the_checked_out_commit(
@@ -193,9 +216,12 @@ def test_the_report_joins_the_run_that_trained_the_model(root: Path) -> None:
         run.set_tag("model_digest", "d2")
     with start_run(PARAMS, DATA, signature=SIGNATURE):
         pass
+    numbers = {"frechet_distance": 48.0, "coverage_face": None, "attributes_skinColor": 0.5}
     for _ in range(2):  # the first call's answer may have been lost
-        assert log_report("d2", {"frechet_distance": 48.0}, report) == run.run_id
+        assert log_report("d2", numbers, report) == run.run_id
     assert history(root, run.run_id, "frechet_distance") == {0: 48.0}
+    assert history(root, run.run_id, "coverage_face") == {}
+    assert history(root, run.run_id, "attributes_skinColor") == {0: 0.5}
     artifacts = artifacts_of(root, run.run_id)
     assert (artifacts / "report" / "index.html").read_text() == "page"
     assert (artifacts / "report" / "faces" / "a.png").exists()
@@ -293,7 +319,7 @@ def test_a_server_that_is_gone_is_told_at_the_start_and_at_the_end(
 def test_a_file_that_is_gone_costs_one_line_and_nothing_else(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with start_run(PARAMS, DATA, signature=SIGNATURE) as run:
         run.log_file(root / "absent")
-        run.log_picture(root / "absent", "samples")
+        run.log_picture(root / "0000002.png", "samples")
         run.log(1, {"M_global": 0.1})
         run.set_tag("model_digest", "d3")
     err = capfd.readouterr().err
@@ -309,8 +335,8 @@ def test_a_file_that_the_store_refuses_keeps_back_no_point_tag_or_status(
 ) -> None:
     monkeypatch.setattr(tracking, "SECONDS_BETWEEN_BATCHES", 0.01)
     monkeypatch.setattr(tracking, "SECONDS_BETWEEN_ATTEMPTS", 0.01)
-    picture = root / "a.png"
-    picture.touch()
+    picture = root / "0000001.png"
+    draw(picture)
     with start_run(PARAMS, DATA, signature=SIGNATURE) as run:
         run.log_picture(picture, "../samples")
         run.log(1, {"M_global": 0.1})
@@ -330,8 +356,7 @@ def curve_of(steps: range) -> dict[int, dict[str, float]]:
 def test_a_run_that_was_killed_goes_on_as_the_same_run_with_each_point_once(root: Path) -> None:
     """It had logged up to step 30 and drawn two pictures; the state is of step 20."""
     picture, other = root / "20.png", root / "30.png"
-    picture.write_bytes(b"png")
-    other.write_bytes(b"longer png")
+    first_png, second_png = draw(picture), draw(other, size=20)
     with pytest.raises(KeyboardInterrupt), start_run(PARAMS, DATA, signature=SIGNATURE) as first:
         for step, values in curve_of(range(1, 31)).items():
             if step not in (7, 12):  # never arrived
@@ -352,23 +377,27 @@ def test_a_run_that_was_killed_goes_on_as_the_same_run_with_each_point_once(root
     assert history(root, second.run_id, "M_global") == {step: step / 10 for step in range(1, 41)}
     assert history(root, second.run_id, "k_t") == dict.fromkeys(range(1, 41), 0.5)
     assert history(root, second.run_id, "new") == {50: 1.0}
-    assert (artifacts_of(root, second.run_id) / "samples" / "30.png").read_bytes() == b"longer png"
+    assert (artifacts_of(root, second.run_id) / "samples" / "30.png").read_bytes() == second_png
+    assert images_of(root, second.run_id) == {("samples", 20): first_png, ("samples", 30): second_png}
 
 
 def test_a_picture_that_arrived_in_part_and_a_file_of_an_earlier_attempt_are_replaced(root: Path) -> None:
-    picture, file = root / "p.png", root / "f.json"
+    picture, file = root / "8.png", root / "f.json"
+    whole = draw(picture)
     with start_run(PARAMS, DATA, signature=SIGNATURE) as first:
-        for path in (picture, file):
-            path.write_bytes(b"half")
+        file.write_bytes(b"half")
         first.log_picture(picture, "samples")
         first.log_file(file)
+    artifacts = artifacts_of(root, first.run_id)
+    arrived = [artifacts / "samples" / "8.png", *(artifacts / "images").glob("*.png")]
+    for path in arrived:
+        path.write_bytes(whole[:100])
     with start_run(PARAMS, DATA, signature=SIGNATURE, run_id=first.run_id) as second:
-        picture.write_bytes(b"the whole")
         file.write_bytes(b"new!")
         second.log_picture(picture, "samples")
         second.log_file(file)
-    artifacts = artifacts_of(root, first.run_id)
-    assert (artifacts / "samples" / "p.png").read_bytes() == b"the whole"
+    assert len(arrived) == 2 and all(path.read_bytes() == whole for path in arrived)
+    assert images_of(root, first.run_id) == {("samples", 8): whole}
     assert (artifacts / "f.json").read_bytes() == b"new!"
 
 

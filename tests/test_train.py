@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ import began.divergence
 import began.training
 from began.checkpoint import read_model
 from began.devices import resolve_precision
+from began.hdf5 import ImageFile
 from began.images import read_png, tiles
 from began.resume import States
 from began.training import Training
@@ -200,6 +202,20 @@ def files(model: Path) -> dict[str, bytes]:
     }
 
 
+def distances(model: Path) -> dict[int, float]:
+    """distances.csv as step → distance."""
+    with (model / "distances.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["step", "face_distance"]
+    return {int(step): float(distance) for step, distance in rows[1:]}
+
+
+def recorded(model: Path) -> str:
+    """The id of the model's run in MLflow."""
+    digest = json.loads((model / "model.json").read_text())["weights"]["generator.safetensors"]
+    return str(MlflowClient(store_uri()).search_runs(["1"], f"tags.model_digest = '{digest}'")[0].info.run_id)
+
+
 @contextmanager
 def at_step(k: int, action: Callable[[Training], object]) -> Iterator[None]:
     """Inside, `action(training)` is done between step k and the next."""
@@ -222,7 +238,7 @@ def stop(training: Training) -> None:
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_goes_on_to_the_same_bytes(workspace, capsys, tmp_path, kind, code):
-    params = settings_file(tmp_path, ema_decay=0.9 + kind / 1000)
+    params = settings_file(tmp_path, ema_decay=0.9 + kind / 1000, evaluate_every=9)
     run("train", "data/images.h5", str(tmp_path / "whole"), *params)
     shutil.rmtree(state_folder(tmp_path / "whole"))
     before = signal.getsignal(kind)
@@ -238,6 +254,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(workspace, capsys, tmp_path, ki
     assert "Going on from step 36 of 50" in capsys.readouterr().err
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    assert list(distances(tmp_path / "cut")) == [9, 18, 27, 36, 45]
 
 
 def test_a_signal_after_the_last_step_ends_nothing(workspace, tmp_path):
@@ -247,15 +264,17 @@ def test_a_signal_after_the_last_step_ends_nothing(workspace, tmp_path):
 
 
 def test_more_steps_continue_and_equal_one_longer_run(workspace, capsys, tmp_path):
-    longer = settings_file(tmp_path, "longer.yaml", num_steps=83)
+    longer = settings_file(tmp_path, "longer.yaml", num_steps=83, evaluate_every=67)
     run("train", "data/images.h5", str(tmp_path / "whole"), *longer)
     shutil.rmtree(state_folder(tmp_path / "whole"))
     # 67 is a step at which the longer run has neither a record nor a picture.
-    run("train", "data/images.h5", str(tmp_path / "first"), *settings_file(tmp_path, "short.yaml", num_steps=67))
+    shorter = settings_file(tmp_path, "shorter.yaml", num_steps=67, evaluate_every=67)
+    run("train", "data/images.h5", str(tmp_path / "first"), *shorter)
     capsys.readouterr()
     run("train", "data/images.h5", str(tmp_path / "rest"), *longer)
     assert "Going on from step 67 of 83" in capsys.readouterr().err
     assert files(tmp_path / "rest") == files(tmp_path / "whole")
+    assert list(distances(tmp_path / "rest")) == [67]
     assert curve(tmp_path / "rest") == curve(tmp_path / "whole")
 
 
@@ -288,6 +307,8 @@ def test_what_cannot_be_resumed_from_is_one_line_that_names_it(workspace, capsys
         "more in the run": lambda t, a: a["run"].update(more=1),
         "no curve": lambda t, a: t.pop("curve"),
         "a narrow curve": lambda t, a: t.update(curve=t["curve"][:, :5].contiguous()),
+        "no distances": lambda t, a: t.pop("distances"),
+        "wide distances": lambda t, a: t.update(distances=t["curve"].clone()),
         "no step": lambda t, a: t.pop("training.num_done"),
     }.items():
         other_tensors, other_about = dict(tensors), json.loads(json.dumps(about))
@@ -379,6 +400,48 @@ def test_another_machine_is_told_when_a_run_goes_on_there(workspace, capsys, tmp
     assert expected in capsys.readouterr().err
 
 
+def test_distances_to_held_out_images_come_as_often_as_asked_for_and_change_no_step(workspace, tmp_path):
+    for name, every in (("without", 0), ("with", 16)):
+        params = settings_file(tmp_path, f"{name}.yaml", beta_1=0.41, evaluate_every=every)
+        run("train", "data/images.h5", str(tmp_path / name), *params)
+    found = distances(tmp_path / "with")
+    assert list(found) == [16, 32, 48]  # 50, the last step, is no multiple
+    assert all(distance > 0 for distance in found.values()) and len(set(found.values())) == 3
+    points = MlflowClient(store_uri()).get_metric_history(recorded(tmp_path / "with"), "face_distance")
+    assert {point.step: point.value for point in points} == found
+    assert len(points) == len(found)
+
+    assert distances(tmp_path / "without") == {}
+    with_, without = files(tmp_path / "with"), files(tmp_path / "without")
+    assert with_.pop("distances.csv") != without.pop("distances.csv")
+    assert with_ == without
+    assert curve(tmp_path / "with") == curve(tmp_path / "without")
+
+
+def test_a_distance_that_is_not_due_loads_no_network(workspace, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("began.distance.FaceDistance", lambda *_: 1 / 0)
+    run("train", "data/images.h5", str(tmp_path / "model"), *settings_file(tmp_path, beta_1=0.42, evaluate_every=51))
+    assert "face distance" not in capsys.readouterr().err
+    assert distances(tmp_path / "model") == {}
+
+
+@pytest.mark.parametrize("lacking", ["a package", "rows"])
+def test_where_no_distance_can_be_measured_a_line_says_why(workspace, capsys, tmp_path, monkeypatch, lacking):
+    if lacking == "a package":
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        for name in ("began.distance", "began.features"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+    else:
+        monkeypatch.setattr(ImageFile, "held_out", property(lambda file: file.rows[file.num_train :][:1]))
+    params = settings_file(tmp_path, beta_1=0.43 if lacking == "rows" else 0.44, evaluate_every=16)
+    run("train", "data/images.h5", str(tmp_path / "model"), *params)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "distance" in line]
+    why = "1 held-out images, expected at least 2" if lacking == "rows" else "onnxruntime"
+    assert line.startswith("train.evaluate_every: no face distance is measured: ") and why in line
+    assert distances(tmp_path / "model") == {}
+    read_model(tmp_path / "model")
+
+
 def poison(training) -> None:
     with torch.no_grad():
         training.players.D.decoder.last.bias.fill_(torch.nan)
@@ -396,7 +459,7 @@ def test_a_run_that_diverges_stops_with_its_last_good_state_kept(workspace, caps
 
 
 def test_a_run_that_may_rewind_goes_back_with_half_the_learning_rate(workspace, capsys, tmp_path):
-    params = settings_file(tmp_path, beta_2=0.91, on_divergence="rewind")
+    params = settings_file(tmp_path, beta_2=0.91, on_divergence="rewind", evaluate_every=20)
     with at_step(40, lambda training: poison(training) if training.num_rewinds < 2 else None):
         run("train", "data/images.h5", str(tmp_path / "model"), *params)
     err = capsys.readouterr().err
@@ -408,6 +471,7 @@ def test_a_run_that_may_rewind_goes_back_with_half_the_learning_rate(workspace, 
     rows = curve(tmp_path / "model")
     assert [row["step"] for row in rows] == [str(step) for step in range(1, 51)]  # of the last attempt only
     assert float(rows[0]["learning_rate"]) == pytest.approx(1e-4, rel=0.01)
+    assert list(distances(tmp_path / "model")) == [20, 40]
 
 
 def test_rewinding_has_an_end(workspace, capsys, tmp_path):

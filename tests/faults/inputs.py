@@ -26,11 +26,11 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save
-from test_sources_url import Served, Server
 
 from began.checkpoint import _digest, write_description
 from began.images import png_bytes
 from pipeline.cli import main
+from tests.test_sources_url import Served, Server
 
 CODE = Path(__file__).resolve().parent.parent.parent
 SETTINGS = (CODE / "params.yaml").read_text(encoding="utf-8")
@@ -418,9 +418,9 @@ def described(key: str, value: object) -> Prepare:
 
 
 def in_model(name: str, content: bytes | str) -> Prepare:
-    """A file of the model; model.json has the SHA-256 of the curve and pictures as they are then."""
+    """A file of the model; model.json has the SHA-256 of the curves and pictures as they are then."""
     whole = both(good_model, file(f"model/{name}", content))
-    return both(whole, describe_again) if name.startswith(("history", "samples", "reconstructions")) else whole
+    return both(whole, describe_again) if name.endswith((".csv", ".png")) else whole
 
 
 def describe_again(place: Place) -> None:

@@ -32,7 +32,7 @@ ARGUMENTS = {
     "train": ("data/images.h5", "data/model", "--device", "cpu"),
 }
 CLOCK = "images_per_second"
-TINY = {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 200}
+TINY = {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 200, "evaluate_every": 0}
 NUM_IMAGES = 48
 PATIENCE = 200.0  # seconds, for what takes one or two on a machine with nothing else to do
 
@@ -124,7 +124,7 @@ class Outputs:
         files = ("data/raw/images.zip", "data/raw/card.json", "data/images.h5", "data/rejected.csv")
         weights = ("generator.safetensors", "discriminator.safetensors")
         found = [self.folder / name for name in files]
-        found += [self.folder / model / name for name in weights]
+        found += [self.folder / model / name for name in (*weights, "distances.csv")]
         found += (self.folder / model).glob("*/*.png")
         contents = {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in found if path.exists()}
         history = self.folder / model / "history.csv"
@@ -134,9 +134,14 @@ class Outputs:
         # Under the same name whatever folder the model is in.
         return {name.replace(model, "data/model"): hashlib.sha256(data).hexdigest() for name, data in contents.items()}
 
-    def history_steps(self, model: str = "data/model") -> list[int]:
-        with (self.folder / model / "history.csv").open() as file:
-            return [int(row["step"]) for row in csv.DictReader(file)]
+    def curves(self, model: str = "data/model") -> Counter[tuple[str, int]]:
+        """The points that a run has: metric, step."""
+        points: Counter[tuple[str, int]] = Counter()
+        for name in ("history.csv", "distances.csv"):
+            with (self.folder / model / name).open() as file:
+                rows = list(csv.DictReader(file))
+            points.update((name, int(row["step"])) for row in rows for name in row if name != "step")
+        return points
 
     def leftovers(self) -> list[Path]:
         """Half-made files, but those of a living process: a number may belong to another one by now."""
@@ -167,9 +172,8 @@ class Outputs:
         assert run.status == "FINISHED"
         weights = self.folder / model / "generator.safetensors"
         assert run.model_digest == hashlib.sha256(weights.read_bytes()).hexdigest()
-        names = (self.folder / model / "history.csv").read_text().splitlines()[0].split(",")[1:]
-        points = Counter({point: num for point, num in run.points.items() if point[0] in names})  # evaluate adds others
-        assert points == Counter((name, step) for name in names for step in self.history_steps(model))
+        points = Counter({point: num for point, num in run.points.items() if point[1] > 0})  # those at 0 are evaluate's
+        assert points == self.curves(model)
 
 
 class Workspace(Outputs):

@@ -91,11 +91,11 @@ from inputs import (
     zipped,
 )
 from PIL import Image
-from test_hdf5 import external, virtual
-from test_sources_url import PAGE, Served
 
 from began.card import Card, write_card
 from began.sources import celeba, url
+from tests.test_hdf5 import external, virtual
+from tests.test_sources_url import PAGE, Served
 
 Case = tuple[tuple[str, ...], Prepare, tuple[str, ...]]
 
@@ -143,7 +143,9 @@ WRONG_VALUES: dict[str, tuple[object, ...]] = {
     "train.ema_decay": (1, -0.5, "0.99"),
     "train.precision": ("float16", 32, None),
     "train.on_divergence": ("ignore", None, True),
+    "train.evaluate_every": (-1, 0.5, "often", None),
     "evaluate.num_samples": (1, 0, 2.5, "all"),
+    "evaluate.inception": ("yes", 1, None),
 }
 
 PARAMS: dict[str, Case] = {
@@ -1138,8 +1140,8 @@ CURVES: dict[str, Case] = {
     "curve: absent": (LOG, without(CURVE), (CURVE, "no such file")),
     "curve: absent, evaluated": (EVALUATE, without(CURVE), (CURVE, "no such file")),
     "curve: a folder": (LOG, both(without(CURVE), folder(CURVE)), (CURVE,)),
-    "curve: empty": (LOG, in_model("history.csv", ""), (CURVE, "no column 'step' or no row")),
-    "curve: no row": (LOG, curve(lambda lines: lines[:1]), (CURVE, "no column 'step' or no row")),
+    "curve: empty": (LOG, in_model("history.csv", ""), (CURVE, "no column 'step'")),
+    "curve: no row": (LOG, curve(lambda lines: lines[:1]), (CURVE, "has no row")),
     "curve: no header": (LOG, curve(lambda lines: lines[1:]), (CURVE, "no column")),
     "curve: no column M_global": (EVALUATE, cell(0, 1, "M"), (CURVE, "no column 'M_global'")),
     "curve: a word": (EVALUATE, cell(-1, 1, "high"), (CURVE, "is not a table of numbers", "'high'")),
@@ -1165,6 +1167,24 @@ CURVES: dict[str, Case] = {
         curve(lambda lines: [*lines, "5" + lines[-1][1:]]),
         (CURVE, "ends at step 5, expected 4"),
     ),
+}
+
+DISTANCES = "model/distances.csv"
+
+
+def distances(*rows: str, header: str = "step,face_distance") -> Prepare:
+    return in_model("distances.csv", "\n".join([header, *rows]) + "\n")
+
+
+CURVES |= {
+    "distances: absent": (LOG, without(DISTANCES), (DISTANCES, "no such file")),
+    "distances: empty": (LOG, in_model("distances.csv", ""), (DISTANCES, "no column 'step'")),
+    "distances: another column": (LOG, distances("2,300", header="step,distance"), (DISTANCES, "'face_distance'")),
+    "distances: a word": (LOG, distances("2,far"), (DISTANCES, "is not a table of numbers")),
+    "distances: a word, evaluated": (EVALUATE, distances("2,far"), (DISTANCES, "is not a table of numbers")),
+    "distances: half a step": (LOG, distances("1.5,300"), (DISTANCES, "step", "expected whole numbers")),
+    "distances: steps that fall": (LOG, distances("4,300", "2,400"), (DISTANCES, "step", "that grow")),
+    "distances: beyond the end": (LOG, distances("5,300"), (DISTANCES, "goes on to step 5, expected 4 at most")),
 }
 
 

@@ -19,10 +19,15 @@ KILLS = {"download": (1, 12), "preprocess": (1, 12), "train": (1, 26)}  # in the
 INPUTS = {"download": (), "preprocess": ("raw",), "train": ("images.h5",)}
 IMPORTS = {"download": 1.0, "preprocess": 1.0, "train": 5.0}  # seconds
 NUM_STEPS = (48, 160)
+EVALUATE_EVERY = 14  # steps
 MOST_KILLS_A_RUN = 6
 MAKE_STORE = [sys.executable, "-c", "from pipeline.tracking import create_store; create_store()"]
 
 pytestmark = pytest.mark.timeout(3600)
+
+
+def params(num_steps: int) -> str:
+    return settings(num_steps=num_steps, evaluate_every=EVALUATE_EVERY)
 
 
 @dataclass
@@ -47,7 +52,7 @@ class Tally:
 @pytest.fixture(scope="module")
 def reference(whole: bool, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     store = empty_store(tmp_path_factory.mktemp("store"))
-    place = Workspace(tmp_path_factory.mktemp("reference"), settings(num_steps=NUM_STEPS[whole]))
+    place = Workspace(tmp_path_factory.mktemp("reference"), params(NUM_STEPS[whole]))
     place.take_store(store)
     seconds = {}
     for stage in KILLS:
@@ -70,7 +75,7 @@ def test_a_stage_that_is_killed_again_and_again_ends_with_the_same_bytes(
     left = KILLS[stage][whole]
     num_runs = 0
     while left:
-        place = Workspace(tmp_path / str(num_runs), settings(num_steps=reference.num_steps))
+        place = Workspace(tmp_path / str(num_runs), params(reference.num_steps))
         place.take(reference.place, *INPUTS[stage])
         if num_runs or not whole:  # otherwise MLflow makes its database under fire
             place.take_store(reference.store)
@@ -169,11 +174,11 @@ def test_a_run_that_is_killed_on_its_way_to_a_raised_num_steps_equals_a_longer_o
 ) -> None:
     if not whole:
         pytest.skip("only in `make faults`")
-    place = Workspace(tmp_path, settings(num_steps=90))
+    place = Workspace(tmp_path, params(90))
     place.take(reference.place, *INPUTS["train"])
     place.take_store(reference.store)
     place.run("train")
-    (tmp_path / "params.yaml").write_text(settings(num_steps=reference.num_steps), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(params(reference.num_steps), encoding="utf-8")
     with place.start("train") as process:
         place.wait_for_state(process, after=90)
         process.send(signal.SIGKILL)
@@ -198,7 +203,10 @@ def test_a_repro_that_is_killed_goes_on(
         tmp_path,
         gamma=0.9,
         download={"num_images": NUM_IMAGES},
-        quick={"train": TINY | {"num_steps": reference.num_steps}, "evaluate": {"num_samples": 8}},
+        quick={
+            "train": TINY | {"num_steps": reference.num_steps, "evaluate_every": EVALUATE_EVERY},
+            "evaluate": {"num_samples": 8},
+        },
     )
     clone.environment["BEGAN_CHECKPOINT_SECONDS"] = "0.3"
     place = Outputs(clone.root)

@@ -26,11 +26,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_log import make_noise
 
+from began.images import png_bytes
 from pipeline import tracking
 from pipeline.cli import main
 from pipeline.tracking import Run, send_run, start_run
+from tests.test_log import make_noise
 
 CODE = Path(__file__).resolve().parent.parent.parent
 PARAMS = {"gamma": 0.7, "train.num_steps": 300}
@@ -115,6 +116,22 @@ class Server:
         return dict(self._ask("SELECT key, value FROM params WHERE run_uuid = ?", run_id))
 
     def files(self, run_id: str) -> dict[str, bytes]:
+        """All but what is there for the page of the run."""
+        return {path: content for path, content in self._artifacts(run_id).items() if not path.startswith("images/")}
+
+    def shown(self, run_id: str) -> Counter[tuple[str, int, bytes]]:
+        """What the page of the run shows: key, step, PNG; there is a lighter file of each too."""
+        images = {path: png for path, png in self._artifacts(run_id).items() if path.startswith("images/")}
+        whole = {path.removesuffix(".png"): png for path, png in images.items() if path.endswith(".png")}
+        assert images.keys() == {f"{path}{end}" for path in whole for end in (".png", "+compressed.webp")}
+        parts = [(path.removeprefix("images/").split("+"), png) for path, png in whole.items()]
+        return Counter((part[0], int(part[2]), png) for part, png in parts)
+
+    def num_shown(self, run_id: str) -> int:
+        """Files, two for each picture."""
+        return sum(path.startswith("images/") for path in self._artifacts(run_id))
+
+    def _artifacts(self, run_id: str) -> dict[str, bytes]:
         found = (path for path in self.artifacts.rglob("*") if path.is_file() and run_id in path.parts)
         return {path.as_posix().partition(f"{run_id}/artifacts/")[2]: path.read_bytes() for path in found}
 
@@ -271,6 +288,10 @@ def check(
 Check = Callable[[Mapping[int, Mapping[str, float]]], str]
 
 
+def png(seed: int) -> bytes:
+    return png_bytes(np.random.default_rng(seed).integers(0, 256, (16 + seed, 16, 3), dtype=np.uint8))
+
+
 def curve_of(steps: range) -> Curve:
     return {step: {name: step + i / 10 for i, name in enumerate(NAMES)} for step in steps}
 
@@ -318,7 +339,7 @@ def test_what_was_stored_but_never_acknowledged_is_not_doubled(
     if not whole and case != "some of each kind":
         pytest.skip("make faults")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
-    pictures = {f"{i:07d}.png": b"png" * (i + 1) for i in range(4)}
+    pictures = {f"{i:07d}.png": png(i) for i in range(4)}
     proxy.loses = ANSWERS[case]
     with start_run(PARAMS, DATA, signature=signature) as run:
         for i, (name, content) in enumerate(pictures.items()):
@@ -328,10 +349,12 @@ def test_what_was_stored_but_never_acknowledged_is_not_doubled(
         run.set_tag("warning.k_t", "k_t at a bound")
         wait_until(lambda: server.tag(run.run_id or "none", "warning.k_t") == "k_t at a bound")
         wait_until(lambda: server.files(run.run_id or "none").keys() == {f"samples/{name}" for name in pictures})
+        wait_until(lambda: server.num_shown(run.run_id or "none") == 2 * len(pictures))
     assert proxy.lost.keys() == ANSWERS[case].keys()
     run_id = check(curve_of(range(200)))
     assert run.run_id == run_id
     assert server.files(run_id) == {f"samples/{name}": content for name, content in pictures.items()}
+    assert server.shown(run_id) == {("samples", int(name[:7]), content): 1 for name, content in pictures.items()}
 
 
 def test_a_server_that_comes_up_later_gets_the_whole_run(
@@ -345,7 +368,7 @@ def test_a_server_that_comes_up_later_gets_the_whole_run(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
     picture = tmp_path / "0000000.png"
-    picture.write_bytes(b"png")
+    picture.write_bytes(png(0))
     proxy.cut()
     with start_run(PARAMS, DATA, signature=signature) as run:
         assert run.run_id is None
@@ -359,7 +382,8 @@ def test_a_server_that_comes_up_later_gets_the_whole_run(
     run_id = check(curve_of(range(200)))
     assert run_id == run.run_id
     assert server.tag(run_id, "model_digest") == "d1"
-    assert server.files(run_id) == {"samples/0000000.png": b"png"}
+    assert server.files(run_id) == {"samples/0000000.png": png(0)}
+    assert server.shown(run_id) == {("samples", 0, png(0)): 1}
     away, back = capfd.readouterr().err.splitlines()
     assert away.startswith("MLflow does not take this run for now: ")
     assert back == "MLflow answers again and has all of this run so far"
@@ -464,7 +488,7 @@ def test_a_server_that_is_killed_and_restarted_has_every_step_once(
 ) -> None:
     if not whole:
         pytest.skip("make faults")
-    pictures = {f"{i:07d}.png": b"png" * (i + 1) for i in range(5)}
+    pictures = {f"{i:07d}.png": png(i) for i in range(5)}
 
     def restart() -> None:
         server.kill()
@@ -482,6 +506,7 @@ def test_a_server_that_is_killed_and_restarted_has_every_step_once(
             outage.join()
     run_id = check(curve_of(range(200 * len(pictures))))
     assert server.files(run_id) == {f"samples/{name}": content for name, content in pictures.items()}
+    assert server.shown(run_id) == {("samples", int(name[:7]), content): 1 for name, content in pictures.items()}
 
 
 TRAINING = """
@@ -592,9 +617,11 @@ def test_the_train_stage_leaves_a_whole_run_when_the_server_is_killed(
         assert " points of the curve and " in capfd.readouterr().out
 
     (run_id,) = set(all_runs(server)) - before
-    with (tmp_path / "model" / "history.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    wanted = {(name, int(row["step"])): float(row[name]) for row in rows for name in NAMES}
+    wanted = {}
+    for name in ("history.csv", "distances.csv"):
+        with (tmp_path / "model" / name).open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        wanted |= {(name, int(row["step"])): float(row[name]) for row in rows for name in row if name != "step"}
     points = server.points(run_id)
     found = Counter((name, step) for name, step, _ in points.elements())
     tally((found - Counter(wanted.keys())).total() + (Counter(wanted.keys()) - found).total(), len(wanted))
@@ -604,6 +631,8 @@ def test_the_train_stage_leaves_a_whole_run_when_the_server_is_killed(
     assert server.tag(run_id, "model_digest") == description["weights"]["generator.safetensors"]
     pictures = {path.relative_to(tmp_path / "model").as_posix() for path in (tmp_path / "model").rglob("*.png")}
     assert server.files(run_id).keys() == pictures | {"model.json"}
+    shown = server.shown(run_id)
+    assert {f"{key}/{step:07d}.png" for key, step, _ in shown} == pictures and shown.total() == len(pictures)
     with closing(sqlite3.connect(server.database)) as database:
         (status,) = database.execute("SELECT status FROM runs WHERE run_uuid = ?", [run_id]).fetchone()
     assert status == "FINISHED"
