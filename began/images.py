@@ -262,6 +262,14 @@ def png_bytes(picture: Pixels) -> bytes:
     return buffer.getvalue()
 
 
+def webp_bytes(picture: Pixels) -> bytes:
+    """(H, W, 3) uint8 in RGB → a WebP file's bytes: a few percent of a PNG's, and nearly the same to the eye."""
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "WEBP", quality=88, method=4)
+    return buffer.getvalue()
+
+
 def write_png(path: Path, picture: Pixels) -> None:
     """Writes (H, W, 3) uint8 as PNG; a new file takes the place of an old one."""
     with replace_file(path) as temporary:

@@ -102,7 +102,7 @@ def measure(folder: Path, params: Params, divisor: int, device: str) -> list[Row
         "download": partial(download, archive, file),
         "preprocess": partial(preprocess, archive, images, file),
         "train": partial(train, images, model, file, device),
-        "evaluate": partial(evaluate, images, model, report, file, device),
+        "evaluate": partial(evaluate, images, model, report, file, device, archive.with_name("card.json")),
     }
     walls: dict[str, float] = {}
     logged: dict[str, float] = {}

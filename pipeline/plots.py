@@ -1,9 +1,12 @@
-"""The curve of a run → pictures, for a light and a dark page, wide and narrow."""
+"""Curves and counts of runs → pictures, for a light and a dark page, wide and narrow."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +15,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.patches import ConnectionPatch, Rectangle
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+
+from began.attributes import Shares, is_seen
 
 History = dict[str, np.ndarray]
 """Column of history.csv → its values (float64), one a record."""
@@ -28,30 +35,61 @@ class Theme:
     faint: str
     real: str  # of data, and of a picture's main line
     fake: str
+    runs: tuple[str, ...]  # of one run each; any two differ for the colour blind too
 
 
-LIGHT = Theme(paper="#fdfcfa", ink="#26241f", faint="#8c877d", real="#2f5d8a", fake="#c05a2b")
-DARK = Theme(paper="#171614", ink="#e6e2da", faint="#8f897e", real="#7fb0de", fake="#e58e5f")
+LIGHT = Theme(
+    paper="#fdfcfa",
+    ink="#26241f",
+    faint="#8c877d",
+    real="#2f5d8a",
+    fake="#c05a2b",
+    runs=("#2f5d8a", "#c05a2b", "#332200", "#8844dd", "#aa7777", "#331177", "#660044", "#8888dd"),
+)
+DARK = Theme(
+    paper="#171614",
+    ink="#e6e2da",
+    faint="#8f897e",
+    real="#7fb0de",
+    fake="#e58e5f",
+    runs=("#7fb0de", "#e58e5f", "#eeee66", "#9977ee", "#77ffee", "#dd4488", "#ccffaa", "#bb9900"),
+)
 
 WIDE_INCHES, NARROW_INCHES = 7.8, 3.9  # the page shows an inch as about 100 pixels
 DPI = 200
 GAP = 2  # white pixels between thumbnails' tiles
 
+Dashes = tuple[float, tuple[float, ...]]
+DASHES: tuple[Dashes, ...] = (
+    (0, ()),
+    (0, (5, 1.5)),
+    (0, (1.5, 1.2)),
+)  # of the first four runs, the next four, and so on
+WIDEST_LABEL = 0.3  # of a picture's width: longer ones stand below the curves, not at their ends
+LABEL_INCHES = 0.17  # from one label to the next
+ATTRIBUTE_TITLES = {
+    "skinColor": "skin",
+    "hairColor": "hair colour",
+    "hairVariant": "hair",
+    "rearHairVariant": "hair behind",
+    "beardVariant": "beard",
+    "backgroundColor": "background",
+    "skinColor_hairColor": "skin with hair colour",
+}
+COLUMN_TITLES = {"face_distance": "face distance", "learning_rate": "learning rate"}
+
 
 def read_history(path: Path) -> History:
     """Reads history.csv. Raises ValueError naming the file when it is missing, empty, or not numbers in columns."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        columns = {name: np.array([float(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; `began train` writes it") from None
-    except (ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"{path}: is not a table of numbers: {error}") from None
-    needed = ("step", "M_global", "L_real", "L_fake", "k_t", "learning_rate")
-    if missing := [name for name in needed if name not in columns]:
-        raise ValueError(f"{path}: has no column {missing[0]!r} or no row, expected {', '.join(needed)}")
+    columns = _read_columns(path, ("step", "M_global", "L_real", "L_fake", "k_t", "learning_rate"))
+    if len(columns["step"]) == 0:
+        raise ValueError(f"{path}: has no row, expected one a record")
     return columns
+
+
+def read_distances(path: Path) -> History:
+    """Reads distances.csv: step, face_distance; no row where nothing was measured. Raises as `read_history` does."""
+    return _read_columns(path, ("step", "face_distance"))
 
 
 def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: Theme, narrow: bool = False) -> bytes:
@@ -61,7 +99,7 @@ def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: T
     and the last always; without any the curve stands alone.
     """
     width = NARROW_INCHES if narrow else WIDE_INCHES
-    shown = _evenly(sorted(thumbnails), 4 if narrow else 8)
+    shown = evenly(sorted(thumbnails), 4 if narrow else 8)
     margin_left, margin_right, margin_bottom, margin_top = (0.55 if narrow else 0.6), 0.12, 0.45, 0.12
     inner = width - margin_left - margin_right
     block_width = inner / max(len(shown), 4 if narrow else 6) * (0.9 if narrow else 0.88)
@@ -135,7 +173,303 @@ def curves(history: History, gamma: float, theme: Theme, narrow: bool = False) -
     rate.set_ylim(bottom=0, top=float(history["learning_rate"].max()) * 1.1)
     rate.yaxis.set_major_formatter(FuncFormatter(_in_powers))
     _label(rate, "learning rate", theme)
-    return _png(figure)
+    return _drawing(figure)
+
+
+def overlay(
+    histories: Mapping[str, History], column: str, theme: Theme, narrow: bool = False, log: bool = False
+) -> bytes:
+    """PNG: `column` over steps, one line a run, named at its end; below the curves where the names are long.
+
+    histories: name → columns, of any number of runs. Those that lack the column or have no finite value in it have no
+    line.
+    """
+    lines: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, history in histories.items():
+        steps, values = history["step"], history.get(column, np.full(len(history["step"]), np.nan))
+        if (finite := np.isfinite(values)).any():
+            lines[name.replace("$", r"\$")] = steps[finite], values[finite]  # else matplotlib would read formulas
+    width = NARROW_INCHES if narrow else WIDE_INCHES
+    margin_left, margin_bottom, margin_top, curve_height = (
+        (0.55 if narrow else 0.6),
+        0.45,
+        0.3,
+        (2.2 if narrow else 2.6),
+    )
+    longest = max((_text_inches(name) for name in lines), default=0.0)
+    at_ends = len(lines) > 0 and longest <= WIDEST_LABEL * width
+    margin_right = longest + 0.28 if at_ends else 0.25
+    inner = width - margin_left - margin_right
+    across = max(int((inner + 0.2) / (min(longest, inner) + 0.55)), 1)  # names below the curves
+    if at_ends:
+        curve_height = max(curve_height, len(lines) * LABEL_INCHES)
+    else:
+        margin_bottom += -(-len(lines) // across) * LABEL_INCHES * 1.15 + 0.08
+    height = margin_bottom + curve_height + margin_top
+    figure = _figure(width, height, theme)
+    box = (margin_left / width, margin_bottom / height, inner / width, curve_height / height)
+    axes = _axes(figure, box, theme, narrow)
+    styles = {name: _style(i, theme) for i, name in enumerate(lines)}
+    for name, (steps, values) in lines.items():
+        axes.plot(steps, values, color=styles[name][0], linestyle=styles[name][1], linewidth=1.3)
+    last = max((float(steps[-1]) for steps, _ in lines.values()), default=1.0)
+    axes.set_xlim(0, max(last, 1.0))
+    everything = np.concatenate([values for _, values in lines.values()]) if lines else np.zeros(0)
+    if log:
+        _log_scale(axes, everything)
+    elif len(everything) and everything.min() >= 0:
+        axes.set_ylim(0, max(float(everything.max()) * 1.1, 1e-3))
+    _label(axes, COLUMN_TITLES.get(column, column), theme)
+    axes.set_xlabel("step", color=theme.faint, fontsize=8, loc="right", labelpad=2)
+    if not lines:
+        _remark(axes, "not measured", theme)
+    elif at_ends:
+        ends = {name: (float(steps[-1]), float(values[-1])) for name, (steps, values) in lines.items()}
+        _name_ends(figure, axes, ends, {name: colour for name, (colour, _) in styles.items()})
+    else:
+        for i, name in enumerate(lines):
+            x = margin_left + i % across * (min(longest, inner) + 0.55)
+            y = margin_bottom - 0.5 - i // across * LABEL_INCHES * 1.15
+            figure.add_artist(
+                Line2D(
+                    (x / width, (x + 0.26) / width), (y / height, y / height),
+                    color=styles[name][0], linestyle=styles[name][1], linewidth=1.8,
+                )
+            )  # fmt: skip
+            text = _shortened(name, inner - 0.35)
+            figure.text((x + 0.34) / width, y / height, text, color=theme.ink, fontsize=8, va="center_baseline")
+    return _drawing(figure)
+
+
+def distances(
+    history: History, measured: History, rank_correlation: float | None, theme: Theme, narrow: bool = False
+) -> bytes:
+    """PNG: M_global and the face distance over steps, one against the other, and how far their ranks agree, in words.
+
+    measured: step and face_distance, of any number of points; rank_correlation: Spearman's over those points.
+    """
+    finite = np.isfinite(measured["face_distance"])
+    steps, values = measured["step"][finite], measured["face_distance"][finite]
+    M_global = np.interp(steps, history["step"], history["M_global"])
+    columns, rows = (1, 3) if narrow else (3, 1)
+    width, height = (NARROW_INCHES, 7.3) if narrow else (WIDE_INCHES, 3.15)
+    figure = _figure(width, height, theme)
+    margin_left, margin_bottom, gap_x, gap_y, top = 0.55, 0.45, 0.66, 0.75, 0.82
+    panel_width = (width - margin_left - 0.25 - gap_x * (columns - 1)) / columns
+    panel_height = (height - margin_bottom - top - gap_y * (rows - 1)) / rows
+    panels: list[Axes] = []
+    for i in range(3):
+        x = margin_left + (i % columns) * (panel_width + gap_x)
+        y = margin_bottom + (rows - 1 - i // columns) * (panel_height + gap_y)
+        box = (x / width, y / height, panel_width / width, panel_height / height)
+        panels.append(_axes(figure, box, theme, True))
+    quality, distance, against = panels
+    quality.plot(history["step"], history["M_global"], color=theme.real, linewidth=1.3)
+    quality.plot(steps, M_global, "o", color=theme.real, markersize=3)
+    _log_scale(quality, history["M_global"])
+    _label(quality, "M_global", theme)
+    _label(distance, "face distance to held-out images", theme)
+    _label(against, "distance against M_global", theme)
+    for axes in (quality, distance):
+        axes.set_xlim(0, max(float(history["step"][-1]), 1.0))
+        axes.set_xlabel("step", color=theme.faint, fontsize=8, loc="right", labelpad=2)
+    against.set_xlabel("M_global", color=theme.faint, fontsize=8, loc="right", labelpad=2)
+    if len(steps):
+        distance.plot(steps, values, "-o", color=theme.fake, linewidth=1.3, markersize=3)
+        distance.set_ylim(bottom=0, top=max(float(values.max()) * 1.1, 1e-3))
+        against.plot(M_global, values, "-", color=theme.faint, linewidth=0.6, alpha=0.7)
+        against.plot(M_global, values, "o", color=theme.fake, markersize=3)
+        against.set_ylim(distance.get_ylim())
+        against.xaxis.set_major_locator(MaxNLocator(4))
+        against.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        against.margins(x=0.2)
+        if len(steps) > 1:
+            for name, i, shift, side in (("start", 0, (0, 5), "center"), ("end", -1, (-5, -3), "right")):
+                against.annotate(
+                    name, (M_global[i], values[i]), xytext=shift, textcoords="offset points",
+                    color=theme.ink, fontsize=8, ha=side,
+                )  # fmt: skip
+    else:
+        for axes in (distance, against):
+            _remark(axes, "not measured", theme)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    words, meaning = _in_words(rank_correlation, len(steps))
+    x = margin_left / width
+    figure.text(x, 1 - 0.1 / height, words, color=theme.ink, fontsize=9, va="top", weight="bold")
+    figure.text(x, 1 - 0.29 / height, meaning, color=theme.ink, fontsize=9, va="top")
+    return _drawing(figure)
+
+
+def attributes(samples: Shares, data: Shares, theme: Theme, narrow: bool = False) -> bytes:
+    """PNG: for each attribute the share of each value, the samples' bar beside the data's; colours are swatches.
+
+    A value that the samples do not cover (began.attributes.is_seen) is crossed out. Pairs take the whole width.
+    """
+    names = [name for name in data if " " not in next(iter(data[name]))]
+    pairs = [name for name in data if name not in names]
+    width, columns = (NARROW_INCHES, 1) if narrow else (WIDE_INCHES, 2)
+    margin_left, margin_top, gap_x, cell_height, bars_height = 0.5, 0.42, 0.62, 1.5, 0.72
+    num_rows = -(-len(names) // columns) + len(pairs)
+    height = margin_top + num_rows * cell_height
+    figure = _figure(width, height, theme)
+    inner = width - margin_left - 0.12
+    cell_width = (inner - gap_x * (columns - 1)) / columns
+    places = [(i // columns, i % columns, cell_width) for i in range(len(names))]
+    places += [(-(-len(names) // columns) + i, 0, inner) for i in range(len(pairs))]
+    for name, (row, column, across) in zip(names + pairs, places, strict=True):
+        left = margin_left + column * (cell_width + gap_x)
+        bottom = height - margin_top - row * cell_height - 0.3 - bars_height
+        axes = _axes(figure, (left / width, bottom / height, across / width, bars_height / height), theme, narrow)
+        _bars(axes, name, samples[name], data[name], theme, bars_height)
+    x, y = margin_left / width, 1 - 0.16 / height
+    legend = (("■", theme.real, "data"), ("■", theme.fake, "samples"), ("×", theme.fake, "under a tenth of the data’s"))
+    for sign, colour, text in legend:
+        figure.text(x, y, sign, color=colour, fontsize=10, va="center_baseline", weight="bold")
+        figure.text(x + 0.17 / width, y, text, color=theme.ink, fontsize=8, va="center_baseline")
+        x += (_text_inches(text) + 0.42) / width
+    return _drawing(figure)
+
+
+def _bars(
+    axes: Axes, name: str, samples: Mapping[str, float], data: Mapping[str, float], theme: Theme, height: float
+) -> None:
+    """One attribute's values, `height` inches high: data left, samples right of each value's middle."""
+    values = sorted((value for value in data if data[value] > 0), key=_lightness)
+    middles = np.arange(len(values))
+    of_data, of_samples = ([share.get(value, 0.0) for value in values] for share in (data, samples))
+    axes.bar(middles - 0.19, of_data, 0.34, color=theme.real)
+    axes.bar(middles + 0.19, of_samples, 0.34, color=theme.fake)
+    seen = [is_seen(*both) for both in zip(of_samples, of_data, strict=True)]
+    top = max(*of_data, *of_samples, 1e-6)
+    axes.plot(
+        middles[~np.array(seen)] + 0.19, np.full(len(seen) - sum(seen), 0.09 * top), "x",
+        color=theme.fake, markersize=4.5 if len(values) < 10 else 3, markeredgewidth=1.2,
+    )  # fmt: skip
+    axes.set_xlim(-0.6, len(values) - 0.4)
+    axes.set_ylim(0, top * 1.05)
+    axes.set_xticks([])
+    axes.yaxis.set_major_locator(MaxNLocator(2))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    title = ATTRIBUTE_TITLES.get(name, name)
+    _label(axes, f"{title}: {sum(seen)} of {len(seen)} covered", theme)
+    inch = 1 / height  # of the axes' own height
+    for i, value in enumerate(values):
+        if not value.startswith("#"):
+            words = re.sub("[A-Z]", lambda match: " " + match[0].lower(), value).split()
+            for j, word in enumerate(words):
+                axes.text(
+                    i, -(0.16 + 0.125 * j) * inch, word, transform=axes.get_xaxis_transform(),
+                    color=theme.ink, fontsize=7.5, ha="center", va="baseline",
+                )  # fmt: skip
+            continue
+        for j, colour in enumerate(reversed(value.split(" "))):  # a pair's second below the bars, its first below that
+            swatch = Rectangle(
+                (i - 0.4, -(0.19 + 0.17 * j) * inch), 0.8, 0.13 * inch, transform=axes.get_xaxis_transform(),
+                facecolor=colour, edgecolor=theme.faint, linewidth=0.4, clip_on=False,
+            )  # fmt: skip
+            axes.add_patch(swatch)
+
+
+def _lightness(value: str) -> tuple[float, ...] | tuple[bool, str]:
+    """Colours from dark to light, a pair's first colour first; other values by name, "none" before them."""
+    if not value.startswith("#"):
+        return value != "none", value
+    return tuple(
+        sum(weight * int(colour[i : i + 2], 16) for weight, i in ((0.3, 1), (0.6, 3), (0.1, 5)))
+        for colour in value.split(" ")
+    )
+
+
+def _in_words(rank_correlation: float | None, num_points: int) -> tuple[str, str]:
+    if rank_correlation is None:
+        points = "1 point" if num_points == 1 else f"{num_points} points"
+        return "No rank correlation", f"{points} of the run: too few, or they do not differ."
+    value = f"{rank_correlation:.2f}".replace("-", "−")
+    for least, meaning in (
+        (0.8, "M_global tells the distance well: they fall together."),
+        (0.5, "M_global tells the distance roughly."),
+        (0.2, "M_global tells little of the distance."),
+        (-0.2, "M_global tells nothing of the distance."),
+        (-1.1, "M_global misleads: it falls while the distance rises."),
+    ):
+        if rank_correlation >= least:
+            return f"Rank correlation {value} (Spearman, {num_points} points)", meaning
+    raise AssertionError(rank_correlation)
+
+
+def _read_columns(path: Path, needed: tuple[str, ...]) -> History:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            names, rows = reader.fieldnames or (), list(reader)
+        if any(None in row for row in rows):
+            raise ValueError("a row has more cells than the header")
+        columns = {name: np.array([float(row[name]) for row in rows]) for name in names}
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; `began train` writes it") from None
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{path}: is not a table of numbers: {error}") from None
+    if missing := [name for name in needed if name not in columns]:
+        raise ValueError(f"{path}: has no column {missing[0]!r}, expected {', '.join(needed)}")
+    return columns
+
+
+def _style(run: int, theme: Theme) -> tuple[str, Dashes]:
+    """Colour and dashes of a run's line, each pair once in 24 runs."""
+    return theme.runs[run % len(theme.runs)], DASHES[run // 4 % len(DASHES)]
+
+
+def _name_ends(figure: Figure, axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str]) -> None:
+    """Each name right of the axes, beside its line's end (step, value), moved apart where they would overlap."""
+    axes.get_ylim()  # settles the limits that the transformation depends on
+    width, height = figure.get_size_inches()
+    bounds = axes.get_position()
+    right, bottom, top = bounds.x1 * width, bounds.y0 * height, bounds.y1 * height
+    points = {name: axes.transData.transform(end) / DPI for name, end in ends.items()}  # inches
+    names = sorted(points, key=lambda name: float(points[name][1]))
+    places = _apart([float(points[name][1]) for name in names], LABEL_INCHES, bottom, top)
+    for name, place in zip(names, places, strict=True):
+        x, y = points[name]
+        leader = Line2D(
+            (x / width, (right + 0.14) / width), (y / height, place / height),
+            color=colours[name], linewidth=0.7, linestyle=":" if x < right - 0.01 else "-",
+        )  # fmt: skip
+        figure.add_artist(leader)
+        figure.text((right + 0.18) / width, place / height, name, color=colours[name], fontsize=8, va="center_baseline")
+
+
+def _apart(places: list[float], gap: float, least: float, most: float) -> list[float]:
+    """The sorted `places`, moved as little as possible (least squares) to be `gap` apart, within the limits."""
+    groups: list[tuple[float, int]] = []  # mean and number of neighbours that touch: isotonic regression
+    for i, place in enumerate(places):
+        mean, num = place - i * gap, 1
+        while groups and groups[-1][0] > mean:
+            other, others = groups.pop()
+            mean, num = (mean * num + other * others) / (num + others), num + others
+        groups.append((mean, num))
+    highest = max(most - (len(places) - 1) * gap, least)
+    starts = [min(max(mean, least), highest) for mean, num in groups for _ in range(num)]
+    return [start + i * gap for i, start in enumerate(starts)]
+
+
+def _text_inches(text: str) -> float:
+    """Width at 8 points."""
+    return float(TextPath((0, 0), text, size=8).get_extents().width) / 72 if text.strip() else 0.0
+
+
+def _shortened(text: str, inches: float) -> str:
+    """`text` with "…" in its middle where it is wider than that."""
+    kept = len(text)
+    shorter = text
+    while kept > 1 and _text_inches(shorter) > inches:
+        kept -= 1
+        shorter = text[: (kept + 1) // 2] + "…" + text[len(text) - kept // 2 :]
+    return shorter
+
+
+def _remark(axes: Axes, text: str, theme: Theme) -> None:
+    axes.text(0.5, 0.5, text, color=theme.faint, fontsize=9, ha="center", va="center", transform=axes.transAxes)
 
 
 def _figure(width: float, height: float, theme: Theme) -> Figure:
@@ -194,7 +528,7 @@ def _block(tiles: np.ndarray, theme: Theme) -> np.ndarray:
     return block
 
 
-def _evenly(steps: list[int], most: int) -> list[int]:
+def evenly(steps: list[int], most: int) -> list[int]:
     """At most `most` of the sorted `steps`, both ends among them; every n-th where that fills more than half."""
     if len(steps) <= most:
         return steps
@@ -209,3 +543,29 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _drawing(figure: Figure) -> bytes:
+    """PNG of lines and words, without photographs: 256 colours, a third of the bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="rgba")
+    width, height = figure.canvas.get_width_height()
+    pixels = np.frombuffer(buffer.getvalue(), dtype=np.uint8).reshape(height, width, 4)[:, :, :3]
+    packed = pixels.astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)
+    found, indices, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    colours = np.stack((found >> 16, found >> 8 & 255, found & 255), axis=1).astype(np.float32)
+    kept = np.argsort(-counts, kind="stable")[:256]
+    # The others, on the edges of crossing lines, become the nearest that is kept.
+    nearest = ((colours[:, None] - colours[kept]) ** 2).sum(axis=2).argmin(axis=1).astype(np.uint8)
+    rows = np.pad(nearest[indices].reshape(packed.shape), ((0, 0), (1, 0)))  # a 0 before each row: not filtered
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0),
+        b"PLTE": colours[kept].astype(np.uint8).tobytes(),
+        b"IDAT": zlib.compress(rows.tobytes(), 9),
+        b"IEND": b"",
+    }
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

@@ -12,6 +12,17 @@ Numbers = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
+class _Meaning:
+    """What a number is called, and says. Its baseline is what real images score in the same place."""
+
+    name: str  # in metrics.json
+    label: str
+    meaning: str
+    count: str = "{num_samples} against {num_held_out}"
+    has_baseline: bool = True
+
+
+@dataclass(frozen=True)
 class _Row:
     """A line of the table, formatted."""
 
@@ -30,6 +41,118 @@ class _Headline:
     value: str
     label: str
     remark: str
+
+
+def _distances(features: str, where: str) -> list[_Meaning]:
+    """The numbers that compare two distributions in the features of one network."""
+    inception = features == "inception"
+    return [
+        _Meaning(
+            f"frechet_{features}",
+            "FID" if inception else "Fréchet distance",
+            "The Fréchet distance in Inception features, the number that papers quote; few images make it larger."
+            if inception
+            else "How far the samples’ distribution is from that of real images. Lower is better; few images make it "
+            "larger. Not the FID, which uses Inception features.",
+        ),
+        _Meaning(
+            f"kid_{features}",
+            f"Kernel distance (KID){where}",
+            "The same question asked without that bias: around 0 for equal distributions. Lower is better; ± over "
+            "subsets.",
+        ),
+        _Meaning(
+            f"precision_{features}",
+            f"Precision{where}",
+            "Share of samples that lie among real images (within the reach of one’s 3 nearest others).",
+        ),
+        _Meaning(
+            f"density_{features}",
+            f"Density{where}",
+            "The same, counted by how many real images’ reach they lie in (5 nearest); outliers weigh less. Can exceed "
+            "1.",
+        ),
+        _Meaning(
+            f"recall_{features}", f"Recall{where}", "Share of real images that lie among samples (3 nearest others)."
+        ),
+        _Meaning(
+            f"coverage_{features}",
+            f"Coverage{where}",
+            "Share of real images that have a sample within their reach (5 nearest others).",
+        ),
+    ]
+
+
+_MEMORISING = [
+    _Meaning(
+        "nearest_training_face",
+        "Nearest training image",
+        "Median distance of a sample to the training image nearest to it; beside it, that of images that were never "
+        "seen. Much smaller than theirs would mean copies.",
+        "{num_samples} samples, {num_held_out} held-out images, among {num_neighbours}",
+    ),
+    _Meaning(
+        "reconstruction_loss_held_out",
+        "Reconstruction loss, held out",
+        "L(x) of D on images it never saw, pixels in −1 … 1. Lower is better.",
+        "{num_held_out}",
+        has_baseline=False,
+    ),
+    _Meaning(
+        "reconstruction_loss_train",
+        "Reconstruction loss, training",
+        "The same on training images.",
+        "{num_held_out}",
+        has_baseline=False,
+    ),
+    _Meaning(
+        "reconstruction_gap",
+        "Gap",
+        "Held out over training. Much above 1 means that D knows its training images by heart.",
+        "",
+        has_baseline=False,
+    ),
+]
+_RUN = [
+    _Meaning(
+        "M_global",
+        "M_global",
+        "L(x) + |γ·L(x) − L(G(z))|, the paper’s measure of convergence, at the last record of the run. It does not see "
+        "a collapse: read it with the diversity.",
+        "",
+        has_baseline=False,
+    ),
+    _Meaning(
+        "rank_correlation",
+        "Rank correlation of M_global with the face distance",
+        "Spearman’s, over the run: 1 when M_global always tells which of two moments was better.",
+        "",
+        has_baseline=False,
+    ),
+]
+_SPREAD = [
+    _Meaning(
+        "diversity",
+        "Diversity",
+        "Mean distance between two samples over that between two held-out images. 0 is one image over and over. It "
+        "says nothing of quality.",
+    ),
+    _Meaning(
+        "spread",
+        "Spread of pixels",
+        "The same in plain pixels: standard deviation over images, samples’ over held-out images’. It sees a "
+        "background that never changes.",
+    ),
+]
+_ATTRIBUTES = {
+    "skinColor": "skin colours",
+    "hairColor": "hair colours",
+    "skinColor_hairColor": "pairs of skin and hair colour",
+    "hairVariant": "hair styles",
+    "rearHairVariant": "rear hair styles",
+    "beardVariant": "beards",
+    "backgroundColor": "backgrounds",
+}
 
 
 def render(
@@ -57,7 +180,7 @@ def render(
         title=title,
         lead=lead,
         headline=_headlines(numbers),
-        rows=_rows(numbers),
+        groups=_groups(numbers),
         notes=notes,
         pictures=pictures,
         settings=_settings(description),
@@ -69,92 +192,67 @@ def render(
 
 
 def _headlines(numbers: Numbers) -> list[_Headline]:
+    def headline(name: str, label: str, remark: str) -> _Headline:
+        return _Headline(format_number(numbers[name]), label, remark)
+
+    real = {name: format_number(numbers[f"{name}_baseline"]) for name in ("frechet_face", "coverage_face", "diversity")}
     return [
-        _Headline(
-            format_number(numbers["frechet_face"]),
-            "Fréchet distance, face features",
-            f"real images: {format_number(numbers['frechet_face_baseline'])}",
-        ),
-        _Headline(format_number(numbers["diversity"]), "diversity", "1 is that of real images"),
-        _Headline(
-            format_number(numbers["reconstruction_loss_held_out"]),
-            "reconstruction loss, held out",
-            f"training rows: {format_number(numbers['reconstruction_loss_train'])}",
-        ),
-        _Headline(format_number(numbers["M_global"]), "M_global", "convergence, lower is better"),
+        headline("frechet_face", "Fréchet distance, face features", f"real images: {real['frechet_face']}"),
+        headline("coverage_face", "coverage", f"real images: {real['coverage_face']}"),
+        headline("diversity", "diversity", f"real images: {real['diversity']}"),
+        headline("M_global", "M_global", "convergence, lower is better"),
     ]
 
 
-def _rows(numbers: Numbers) -> list[_Row]:
-    samples, held_out, train = (f"{numbers[name]:,}" for name in ("num_samples", "num_held_out", "num_train"))
-    against = f"n = {samples} against {held_out}"
-
-    def row(name: str, label: str, meaning: str, count: str, baseline: str = "", deviations: bool = False) -> _Row:
-        return _Row(
-            name,
-            label,
-            meaning,
-            count,
-            format_number(numbers[name]),
-            format_number(numbers[f"{name}_std"]) if deviations and numbers[f"{name}_std"] is not None else "",
-            format_number(numbers[baseline]) if baseline else "",
-            format_number(numbers[f"{baseline}_std"]) if deviations and numbers[f"{baseline}_std"] is not None else "",
+def _groups(numbers: Numbers) -> dict[str, list[_Row]]:
+    """Heading → lines of the table."""
+    seen = [
+        _Meaning(
+            f"attributes_seen_{name}",
+            words[0].upper() + words[1:],
+            "Share of the values that samples have at least a tenth as often as the data.",
+            "{num_samples}",
         )
-
-    return [
-        row(
-            "frechet_face",
-            "Fréchet distance",
-            "How far the samples’ distribution is from that of real images, in the features of a network that knows "
-            "faces. Lower is better; few images make it larger. Not the FID, which uses Inception features.",
-            against,
-            "frechet_face_baseline",
-        ),
-        row(
-            "kid_face",
-            "Kernel distance (KID)",
-            "The same question asked without that bias: around 0 for equal distributions. Lower is better; ± over "
-            "subsets.",
-            against,
-            "kid_face_baseline",
-            deviations=True,
-        ),
-        row(
-            "diversity",
-            "Diversity",
-            "Mean distance between two samples over that between two held-out images, in face features. 0 is one "
-            "image over and over. It says nothing of quality.",
-            against,
-            "diversity_baseline",
-        ),
-        row(
-            "spread",
-            "Spread of pixels",
-            "The same in plain pixels: standard deviation over images, samples’ over held-out images’. It sees a "
-            "background that never changes.",
-            against,
-            "spread_baseline",
-        ),
-        row(
-            "reconstruction_loss_held_out",
-            "Reconstruction loss, held out",
-            "L(x) of D on images it never saw, pixels in −1 … 1. Lower is better.",
-            f"n = {held_out}",
-        ),
-        row(
-            "reconstruction_loss_train",
-            "Reconstruction loss, training",
-            "The same on training images. Much lower than held out would mean memorising.",
-            f"n = {train}",
-        ),
-        row(
-            "M_global",
-            "M_global",
-            "L(x) + |γ·L(x) − L(G(z))|, the paper’s measure of convergence, at the last record of the run. It does "
-            "not see a collapse: read it with the diversity.",
-            "",
-        ),
+        for name, words in _ATTRIBUTES.items()
+        if f"attributes_seen_{name}" in numbers
     ]
+    score = _Meaning(
+        "inception_score", "Inception score", "How surely, and how variously, ImageNet’s classes are told. Higher is "
+        "better.", "{num_samples}",
+    )  # fmt: skip
+    groups = {
+        "Samples against held-out images, in face features": _distances("face", ""),
+        "The same in Inception features": [*_distances("inception", ""), score],
+        "How different samples are": _SPREAD,
+        "Attributes that samples cover": seen,
+        "Memorising": _MEMORISING,
+        "The run": _RUN,
+    }
+    rows = {
+        heading: [_row(numbers, meaning) for meaning in group if meaning.name in numbers]
+        for heading, group in groups.items()
+    }
+    return {heading: lines for heading, lines in rows.items() if lines}
+
+
+def _row(numbers: Numbers, meaning: _Meaning) -> _Row:
+    counts = {name: f"{value:,}" for name, value in numbers.items() if name.startswith("num_")}
+    name, baseline = meaning.name, f"{meaning.name}_baseline"
+
+    def deviation(of: str) -> str:
+        value = numbers.get(f"{of}_std")
+        return "" if value is None else format_number(value)
+
+    return _Row(
+        name,
+        meaning.label,
+        meaning.meaning,
+        f"n = {meaning.count.format(**counts)}" if meaning.count else "",
+        format_number(numbers[name]),
+        deviation(name),
+        format_number(numbers.get(baseline)) if meaning.has_baseline else "",
+        deviation(baseline) if meaning.has_baseline else "",
+    )
 
 
 def _settings(description: Mapping[str, Any]) -> dict[str, str]:

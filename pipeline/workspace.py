@@ -34,6 +34,11 @@ def states_folder() -> Path:
     return main_root() / ".began" / "state"
 
 
+def features_folder() -> Path:
+    """Features of real rows, a folder for each file's digest: all models of the same images share them."""
+    return main_root() / ".began" / "features"
+
+
 def git_commit() -> str | None:
     """The commit an experiment starts from, else the checked-out one."""
     if revision := os.environ.get("DVC_EXP_BASELINE_REV"):

@@ -20,13 +20,16 @@ LAYERS = [
     "pipeline",
     "began.networks began.equilibrium began.hdf5 began.images began.params began.archives began.card began.devices",
     "began.batches began.checkpoint began.features began.resume began.sources",
-    "began.training began.sampling began.metrics",
-    "pipeline.progress pipeline.signals pipeline.workspace",
-    "pipeline.plots",
+    "began.training began.sampling began.metrics began.neighbours began.attributes began.feature_cache",
+    "began.embedding began.distance began.inception",
+    "pipeline.progress pipeline.run_state pipeline.signals pipeline.workspace",
+    "pipeline.plots pipeline.recording",
     "pipeline.page",
-    "pipeline.tracking pipeline.report",
+    "pipeline.tracking pipeline.report pipeline.measurements",
+    "pipeline.pictures pipeline.runs",
+    "pipeline.comparison",
     "pipeline.download pipeline.preprocess pipeline.train pipeline.evaluate "
-    "pipeline.sample pipeline.log pipeline.clean pipeline.ui",
+    "pipeline.sample pipeline.log pipeline.clean pipeline.compare pipeline.ui",
     "pipeline.cli",
 ]
 SINGLE_USERS = {
@@ -34,6 +37,7 @@ SINGLE_USERS = {
     "PIL": "began.images",
     "h5py": "began.hdf5",
     "mlflow": "pipeline.tracking",
+    "dvc": "pipeline.runs",
 }
 STAGES = ("download", "preprocess", "train", "evaluate")
 

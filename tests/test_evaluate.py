@@ -10,18 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.stats
 import torch
 import yaml
 
-from began import metrics, sampling
+from began import metrics, neighbours, sampling
+from began.card import Card, write_card
 from began.checkpoint import read_model, write_description
-from began.features import face_features
+from began.features import load_face_network
 from began.hdf5 import ImageWriter, open_images
 from began.images import read_png, tiles
 from pipeline import tracking
 from pipeline.cli import main
+from tests.browser import check
+from tests.test_inception import _as_standard, weights  # noqa: F401  (fixtures)
 
 NUM_TRAIN, NUM_HELD_OUT = 48, 20
+WITH_BASELINE = (
+    *("frechet_face", "kid_face", "precision_face", "recall_face", "density_face", "coverage_face"),
+    *("nearest_training_face", "diversity", "spread"),
+)
 
 
 def run(*arguments: str) -> None:
@@ -54,6 +62,7 @@ def write_params(path: Path, repository: Path, num_samples: int) -> None:
     params = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
     quick = params["profiles"]["quick"]
     quick["train"] |= {"n_filters": 2, "N_h": 4, "batch_size": 4, "num_steps": 8, "precision": "float32"}
+    quick["train"]["evaluate_every"] = 2
     quick["evaluate"]["num_samples"] = num_samples
     path.write_text(yaml.safe_dump(params), encoding="utf-8")
 
@@ -93,36 +102,48 @@ def arguments_of(made: Path, report: Path) -> tuple[str, ...]:
 
 def test_the_report_is_whole(made: Path) -> None:
     assert {path.name for path in (made / "report").iterdir()} == {
-        *("metrics.json", "index.html", "history.csv", "samples.png", "samples_raw.png", "reconstructions.png"),
-        *("interpolation.png", "convergence.png", "curves.png"),
+        *("metrics.json", "index.html", "history.csv", "distances.csv", "model.json", "samples.png", "averaging.png"),
+        *("reconstructions.png", "interpolation.png", "real_interpolation.png", "neighbours.png", "over_time.png"),
+        *("convergence.png", "distances.png", "curves.png"),
     }
-    assert (made / "report" / "history.csv").read_bytes() == (made / "model" / "history.csv").read_bytes()
+    for name in ("history.csv", "distances.csv", "model.json"):
+        assert (made / "report" / name).read_bytes() == (made / "model" / name).read_bytes()
 
 
 def test_every_number_is_there_and_finite(numbers: dict[str, float]) -> None:
     assert set(numbers) == {
-        *("frechet_face", "frechet_face_baseline", "kid_face", "kid_face_std", "kid_face_baseline"),
-        *("kid_face_baseline_std", "diversity", "diversity_baseline", "spread", "spread_baseline"),
-        *("reconstruction_loss_held_out", "reconstruction_loss_train", "M_global"),
-        *("num_samples", "num_held_out", "num_train"),
+        *(f"{name}{suffix}" for name in WITH_BASELINE for suffix in ("", "_baseline")),
+        *("kid_face_std", "kid_face_baseline_std"),
+        *("reconstruction_loss_held_out", "reconstruction_loss_train", "reconstruction_gap"),
+        *("M_global", "rank_correlation", "num_samples", "num_held_out", "num_train", "num_neighbours"),
     }
     assert all(np.isfinite(value) for value in numbers.values())
-    assert (numbers["num_samples"], numbers["num_held_out"], numbers["num_train"]) == (30, NUM_HELD_OUT, 30)
+    counts = ("num_samples", "num_held_out", "num_train", "num_neighbours")
+    assert [numbers[name] for name in counts] == [30, NUM_HELD_OUT, 30, NUM_TRAIN]
 
 
 def test_numbers_are_those_of_the_functions_on_the_same_images(made: Path, numbers: dict[str, float]) -> None:
     trained, file = read_model(made / "model"), open_images(made / "images.h5")
     samples = np.concatenate(list(sampling.generate(trained.G_ema, sampling.draw_z(30, 4, seed=0))))
-    real, fake = face_features(np.array(file.held_out)), face_features(samples)
+    real, fake, train = (_features(images) for images in (file.held_out, samples, file.train))
     assert numbers["frechet_face"] == pytest.approx(metrics.frechet_distance(fake, real), rel=1e-6)
     assert numbers["kid_face"] == pytest.approx(metrics.kid(fake, real).mean, rel=1e-6)
     assert numbers["diversity"] == pytest.approx(metrics.diversity(fake, real), rel=1e-6)
+    precision_recall = (numbers["precision_face"], numbers["recall_face"])
+    assert precision_recall == pytest.approx(neighbours.precision_recall(fake, real))
+    assert (numbers["density_face"], numbers["coverage_face"]) == pytest.approx(neighbours.density_coverage(fake, real))
+    to_train = np.linalg.norm(fake[:, None].astype(float) - train[None], axis=2).min(axis=1)
+    assert numbers["nearest_training_face"] == pytest.approx(np.median(to_train), rel=1e-5)
     spread = samples.astype(float).std(axis=0).mean() / np.array(file.held_out, dtype=float).std(axis=0).mean()
     assert numbers["spread"] == pytest.approx(spread, rel=1e-6)
     with torch.no_grad():
         v = torch.from_numpy(np.array(file.held_out)).permute(0, 3, 1, 2) / 127.5 - 1
         loss = (v - trained.D(v)).abs().mean().item()
     assert numbers["reconstruction_loss_held_out"] == pytest.approx(loss, rel=1e-4)
+
+
+def _features(images: np.ndarray) -> np.ndarray:
+    return load_face_network().compute(np.array(images))
 
 
 def test_samples_are_the_ones_training_watched(made: Path) -> None:
@@ -146,6 +167,90 @@ def test_reconstructions_stand_under_held_out_images(made: Path) -> None:
     assert (originals[NUM_HELD_OUT:] == 255).all()
     expected = sampling.reconstruct(trained.D, np.array(file.held_out)).astype(int)
     assert np.abs(below[:NUM_HELD_OUT] - expected).max() <= 1
+
+
+def test_neighbours_stand_under_the_images_they_are_nearest_to(made: Path) -> None:
+    file = open_images(made / "images.h5")
+    samples, theirs, held_out, nearest = tiles(read_png(made / "report" / "neighbours.png"), 32).reshape(
+        4, 8, 32, 32, 3
+    )
+    train = _features(file.train)
+    for images, below in ((samples, theirs), (held_out, nearest)):
+        distances = np.linalg.norm(_features(images)[:, None].astype(float) - train[None], axis=2)
+        assert np.array_equal(below, file.train[distances.argmin(axis=1)])
+        assert (np.diff(distances.min(axis=1)) > -1e-4).all()  # the nearest pair first
+
+
+def test_walks_between_real_images_stand_between_them(made: Path) -> None:
+    rows = tiles(read_png(made / "report" / "real_interpolation.png"), 32).reshape(6, 8, 32, 32, 3)
+    held_out = open_images(made / "images.h5").held_out
+    assert np.array_equal(rows[:4, [0, 7]].reshape(-1, 32, 32, 3), held_out[:8])
+    assert np.array_equal(rows[4:, 0], held_out[:2]) and np.array_equal(rows[4:, 7], held_out[:2, :, ::-1])
+    assert not np.array_equal(rows[:, 1], rows[:, 6])
+
+
+def test_the_rank_correlation_is_that_of_the_curve_and_the_distances(made: Path, numbers: dict[str, float]) -> None:
+    distances = np.genfromtxt(made / "model" / "distances.csv", delimiter=",", names=True)
+    history = np.genfromtxt(made / "model" / "history.csv", delimiter=",", names=True)
+    assert distances["step"].tolist() == [2, 4, 6, 8]
+    M_global = history["M_global"][np.isin(history["step"], distances["step"])]
+    expected = scipy.stats.spearmanr(M_global, distances["face_distance"]).statistic
+    assert numbers["rank_correlation"] == pytest.approx(expected)
+
+
+def test_real_rows_are_the_same_for_every_seed_and_measured_once(made: Path) -> None:
+    (folder,) = (made / ".began" / "features").iterdir()
+    assert len(list(folder.glob("*.npy"))) == 2  # of held-out and of training images, after several evaluations
+
+
+def test_the_page_is_right_in_a_browser(made: Path) -> None:
+    check(made / "report" / "index.html")
+
+
+def test_without_the_standard_network_the_report_says_so(made: Path, tmp_path: Path) -> None:
+    assert "The standard FID is not measured" in (made / "report" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("_as_standard")
+def test_the_standard_network_is_measured_where_its_weights_are_given(
+    tmp_path: Path,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: Path,  # noqa: F811
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(Path("params.yaml"), repository, num_samples=12)
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("inception: false", "inception: true"), encoding="utf-8")
+    write_images(Path("images.h5"), 12, 12)
+    run("train", "images.h5", "model")
+    run("evaluate", "images.h5", "model", "report", "--inception-weights", str(weights))
+    numbers = json.loads(Path("report/metrics.json").read_text(encoding="utf-8"))
+    for name in ("frechet", "kid", "precision", "recall", "density", "coverage"):
+        assert numbers[f"{name}_inception"] is not None and numbers[f"{name}_inception_baseline"] is not None
+    assert numbers["inception_score"] >= 1  # of source `folder`: its images may be of several classes
+    page = Path("report/index.html").read_text(encoding="utf-8")
+    assert "FID" in page and "is not measured" not in page
+
+
+def test_wrong_weights_of_the_standard_network_are_named(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (made / "params.yaml").read_text(encoding="utf-8").replace("inception: false", "inception: true")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "weights.pth").write_bytes(b"other")
+    arguments = list(arguments_of(made, tmp_path / "report"))
+    arguments[arguments.index("--params") + 1] = str(tmp_path / "params.yaml")
+    message = error_of(capsys, *arguments, "--inception-weights", str(tmp_path / "weights.pth"))
+    assert "weights.pth: SHA-256" in message and not (tmp_path / "report").exists()
+
+
+def test_a_card_of_other_images_is_not_used(made: Path, tmp_path: Path) -> None:
+    names = open_images(made / "images.h5").names
+    attributes = {name: {"skinColor": "#000000"} for name in names[1:]}
+    write_card(Card("folder", len(names), "", "", "0", attributes), tmp_path / "card.json")
+    run(*arguments_of(made, tmp_path / "report"), "--card", str(tmp_path / "card.json"))
+    assert not any("attributes" in name for name in json.loads((tmp_path / "report" / "metrics.json").read_text()))
 
 
 def test_the_same_seed_gives_the_same_report(made: Path, tmp_path: Path) -> None:
@@ -217,9 +322,9 @@ def test_a_single_held_out_image_leaves_dashes_and_no_nan(
     text = Path("report/metrics.json").read_text(encoding="utf-8")
     assert "NaN" not in text
     numbers = json.loads(text)
-    for name in ("frechet_face", "kid_face", "diversity", "spread"):
+    for name in ("frechet_face", "kid_face", "precision_face", "coverage_face", "diversity", "spread"):
         assert numbers[name] is None
-    assert numbers["reconstruction_loss_held_out"] > 0
+    assert numbers["reconstruction_loss_held_out"] > 0 and numbers["nearest_training_face"] > 0
     assert "A dash marks a number" in Path("report/index.html").read_text(encoding="utf-8")
 
 

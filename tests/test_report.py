@@ -22,16 +22,29 @@ NUMBERS: dict[str, float | None] = {
     "kid_face_std": 0.00234,
     "kid_face_baseline": -0.0000123,
     "kid_face_baseline_std": 0.0001,
+    "precision_face": 0.71,
+    "precision_face_baseline": 0.95,
+    "recall_face": 0.22,
+    "recall_face_baseline": 0.94,
+    "density_face": 0.61,
+    "density_face_baseline": 1.02,
+    "coverage_face": 0.33,
+    "coverage_face_baseline": 0.97,
+    "nearest_training_face": 7.5,
+    "nearest_training_face_baseline": 6.1,
     "diversity": 0.5,
     "diversity_baseline": 1.01,
     "spread": 0.57,
     "spread_baseline": 0.99,
     "reconstruction_loss_held_out": 0.0456,
     "reconstruction_loss_train": 0.0434,
+    "reconstruction_gap": 1.0507,
     "M_global": 0.0498,
+    "rank_correlation": 0.875,
     "num_samples": 2000,
     "num_held_out": 1999,
     "num_train": 2000,
+    "num_neighbours": 8000,
 }
 DESCRIPTION: dict[str, Any] = {
     "architecture": {"image_size": 32, "n_filters": 32, "N_h": 64, "skip_connections": True},
@@ -110,6 +123,16 @@ def test_every_number_stands_in_the_page_with_its_count_and_baseline() -> None:
     assert "n = 2,000 against 1,999." in text
     for shown in ("91.23", "4.568", "0.0123", "± 0.0023", "−1.2e−5", "0.500", "1.010", "0.0456", "0.0498"):
         assert shown in text, shown
+
+
+def test_numbers_that_were_not_measured_have_no_line() -> None:
+    without = Page(page_of()).text
+    assert "FID" in without and "Inception score" not in without and "Attributes that samples cover" not in without
+    more = {"frechet_inception": 12.5, "frechet_inception_baseline": 3.1, "inception_score": 2.25}
+    more |= {"inception_score_std": 0.05, "attributes_seen_skinColor": 0.8, "attributes_seen_skinColor_baseline": 1.0}
+    page = " ".join(Page(page_of(numbers=NUMBERS | more)).text.split())
+    for shown in ("FID frechet_inception", "12.50", "Inception score", "± 0.0500", "Skin colours", "0.800"):
+        assert shown in page, shown
 
 
 def test_settings_credit_and_licence_stand_in_the_page() -> None:
