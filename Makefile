@@ -1,4 +1,4 @@
-# make repro · make test · make faults · make lint · make bench · make soak · make experiments · make ui
+# make repro · make sweep · make test · make faults · make lint · make bench · make soak · make experiments · make ui
 # Each first builds .venv with pip, if that is missing or older than pyproject.toml or constraints.txt.
 # Another Python than the first that is new enough: make PYTHON=/path/to/python3.12 repro
 
@@ -10,11 +10,22 @@ PYTHON = $(shell for python in python3 python3.14 python3.13 python3.12 python3.
 # DVC's stages run whatever `python` comes first.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: repro test faults lint bench soak experiments ui
+.PHONY: repro sweep test faults lint bench soak experiments ui
 
 repro: $(READY)
 	@dvc repro
 	@echo "Report: data/report/index.html"
+
+# Through DVC's queue, one after the other, with the active profile. What an earlier sweep trained comes from the cache.
+GAMMAS := 0.3 0.5 0.7
+SWEEP = $(GAMMAS:%=sweep-gamma-%)
+sweep: $(READY)
+	@dvc exp remove -q $(SWEEP) 2>/dev/null || for name in $(SWEEP); do dvc exp remove -q $$name 2>/dev/null; done; true
+	@for gamma in $(GAMMAS); do dvc exp run --queue --name sweep-gamma-$$gamma -S gamma=$$gamma || exit 1; done
+	@dvc exp run --run-all -j 1
+	@for name in $(SWEEP); do dvc exp list --name-only | grep -qxF $$name || { \
+		echo "make: the experiment $$name failed; dvc queue logs $$name says why" >&2; exit 1; }; done
+	@python -m pipeline.compare $(SWEEP)
 
 test: $(READY)
 	@python -m pytest -n 2 --dist loadfile
@@ -27,7 +38,7 @@ lint: $(READY)
 	@mypy
 
 bench: $(READY)
-	@for name in train_step read_batches preprocess end_to_end checkpoint; do echo "benchmarks/$$name.py"; python -m benchmarks.$$name || exit 1; done
+	@for name in train_step read_batches preprocess end_to_end checkpoint features; do echo "benchmarks/$$name.py"; python -m benchmarks.$$name || exit 1; done
 
 soak: $(READY)
 	@python -m benchmarks.soak

@@ -177,6 +177,7 @@ SHAPING = (
     {"beta_2": 0.6},
     {"ema_decay": 0.6},
     {"precision": "bfloat16"},
+    {"evaluate_every": 5},
 )
 
 
