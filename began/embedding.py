@@ -17,7 +17,7 @@ from began.progress import Progress
 from began.sampling import draw_z
 
 NUM_STARTS = 256  # random z, of which each image takes the nearest
-NUM_STEPS = 150
+NUM_STEPS = 100
 LEARNING_RATE = 0.1  # falls to zero as a cosine
 BATCH_SIZE = 8
 _STARTS_AT_ONCE = 64

@@ -13,6 +13,7 @@ from began.images import grid, png_bytes, webp_bytes
 from began.sampling import draw_z, generate
 from pipeline import plots
 from pipeline.page import Picture, format_number, render_page
+from pipeline.report import ATTRIBUTES
 from pipeline.runs import Run
 
 NUM_TILES = 12  # of a run's row; half of them in each of two rows on a phone
@@ -56,7 +57,6 @@ def _distances(features: str, first: str) -> list[_Number]:
     ]
 
 
-SEEN, ATTRIBUTES = "attributes_seen_", "Attributes that samples cover"
 GROUPS = {
     "In face features": _distances("face", "Fréchet distance"),
     "In Inception features": [
@@ -67,7 +67,10 @@ GROUPS = {
         _Number("diversity", "Diversity", aim="1 is that of real images"),
         _Number("spread", "Spread of pixels", aim="1 is that of real images"),
     ],
-    ATTRIBUTES: [],  # whatever there is of them
+    "Attributes that samples cover": [
+        _Number(f"attributes_seen_{name}", words[0].upper() + words[1:], aim="share of values")
+        for name, words in ATTRIBUTES.items()
+    ],
     "Memorising": [
         _Number("nearest_training_face", "Nearest training image", aim="much nearer than real images: copies"),
         _Number("reconstruction_loss_held_out", "Reconstruction loss, held out", "lower"),
@@ -296,12 +299,7 @@ def _groups(runs: Sequence[Run]) -> tuple[dict[str, list[_Row]], bool]:
     """Heading → lines of the table, and whether any has a baseline that all runs share."""
     known = {name for run in runs for name in run.numbers}
     groups = {}
-    seen = [
-        _Number(name, _words(name.removeprefix(SEEN)), aim="share of values")
-        for name in sorted(known)
-        if name.startswith(SEEN)
-    ]
-    for heading, numbers in (GROUPS | {ATTRIBUTES: seen}).items():
+    for heading, numbers in GROUPS.items():
         lines = [_row(number, runs) for number in numbers if number.name in known]
         if lines:
             groups[heading] = lines
@@ -375,9 +373,3 @@ def _numbers_caption(runs: Sequence[Run]) -> str:
 
 def _range(counts: Sequence[float]) -> str:
     return f"{counts[0]:,.0f}" if len(counts) == 1 else f"{counts[0]:,.0f} to {counts[-1]:,.0f}"
-
-
-def _words(name: str) -> str:
-    """skinColor → Skin color"""
-    spaced = "".join(f" {char.lower()}" if char.isupper() else char for char in name.replace("_", ", "))
-    return spaced[:1].upper() + spaced[1:]

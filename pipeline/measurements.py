@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from began.checkpoint import Model
 from began.features import Network
 from began.hdf5 import ImageFile
 from began.networks import Discriminator
+from began.parallel import thread_pool
 from began.params import Params
 from began.progress import Progress
 from pipeline.progress import follow
@@ -198,7 +199,7 @@ class _Measurement:
             [held_out[row] for row in self._held_out],
             self._seed,
         )
-        classifier = follow(learning, "attributes", brief=True)
+        classifier = follow(on_one_core(learning), "attributes", brief=True)
         data = attributes.shares(attributes.labels_of(train, classifier.values), classifier.values)
         found = {}
         for suffix, images, chosen in (
@@ -272,6 +273,23 @@ class _Measurement:
         except ValueError as error:
             self._dashes.add(str(error))
             return None
+
+
+def on_one_core(work: Generator[Progress, None, T]) -> Generator[Progress, None, T]:
+    """`work` in a thread whose torch uses one core: operations as small as these cost more to share out than to do."""
+    with thread_pool(1) as thread:
+
+        def advance() -> tuple[Progress, None] | tuple[None, T]:
+            try:
+                return next(work), None
+            except StopIteration as stop:
+                return None, stop.value
+
+        while True:
+            progress, result = thread.submit(advance).result()
+            if progress is None:
+                return cast(T, result)
+            yield progress
 
 
 def _choose(num_rows: int, wanted: int) -> np.ndarray:

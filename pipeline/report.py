@@ -144,7 +144,7 @@ _SPREAD = [
         "background that never changes.",
     ),
 ]
-_ATTRIBUTES = {
+ATTRIBUTES = {  # name in metrics.json, behind attributes_seen_ → words
     "skinColor": "skin colours",
     "hairColor": "hair colours",
     "skinColor_hairColor": "pairs of skin and hair colour",
@@ -213,7 +213,7 @@ def _groups(numbers: Numbers) -> dict[str, list[_Row]]:
             "Share of the values that samples have at least a tenth as often as the data.",
             "{num_samples}",
         )
-        for name, words in _ATTRIBUTES.items()
+        for name, words in ATTRIBUTES.items()
         if f"attributes_seen_{name}" in numbers
     ]
     score = _Meaning(
