@@ -210,11 +210,10 @@ def _groups(numbers: Numbers) -> dict[str, list[_Row]]:
         _Meaning(
             f"attributes_seen_{name}",
             words[0].upper() + words[1:],
-            "Share of the values that samples have at least a tenth as often as the data.",
-            "{num_samples}",
+            "" if i else "Share of the values that samples have at least a tenth as often as the data.",
+            "" if i else "{num_samples}",
         )
-        for name, words in ATTRIBUTES.items()
-        if f"attributes_seen_{name}" in numbers
+        for i, (name, words) in enumerate(ATTRIBUTES.items())
     ]
     score = _Meaning(
         "inception_score", "Inception score", "How surely, and how variously, ImageNet’s classes are told. Higher is "

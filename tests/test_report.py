@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from began.images import png_bytes
 from pipeline import page, report
 from pipeline.page import Picture
+from tests.browser import check
 
 PIXEL = png_bytes(np.zeros((1, 1, 3), dtype=np.uint8))
 NUMBERS: dict[str, float | None] = {
@@ -133,6 +135,14 @@ def test_numbers_that_were_not_measured_have_no_line() -> None:
     page = " ".join(Page(page_of(numbers=NUMBERS | more)).text.split())
     for shown in ("FID frechet_inception", "12.50", "Inception score", "± 0.0500", "Skin colours", "0.800"):
         assert shown in page, shown
+
+
+def test_a_page_with_every_number_is_right_in_a_browser(tmp_path: Path) -> None:
+    inception = {name.replace("_face", "_inception"): value for name, value in NUMBERS.items()}
+    seen = {f"attributes_seen_{name}{end}": 0.2 for name in report.ATTRIBUTES for end in ("", "_baseline")}
+    scores = {"inception_score": 2.2, "inception_score_std": 0.1}
+    (tmp_path / "index.html").write_text(page_of(numbers=NUMBERS | inception | seen | scores), encoding="utf-8")
+    check(tmp_path / "index.html")
 
 
 def test_settings_credit_and_licence_stand_in_the_page() -> None:
