@@ -100,7 +100,7 @@ def labels_of(cards: Sequence[Mapping[str, str]], values: Mapping[str, Sequence[
     labels = {}
     for name, known in values.items():
         index = {value: i for i, value in enumerate(known)}
-        labels[name] = np.array([index.get(card[name], -1) for card in cards], dtype=np.int64)
+        labels[name] = np.array([index.get(card.get(name, ""), -1) for card in cards], dtype=np.int64)
     return labels
 
 

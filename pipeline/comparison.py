@@ -43,17 +43,17 @@ class _Number(NamedTuple):
     label: str
     better: str = ""
     aim: str = ""  # for the reader, where `better` does not say it
-    is_share: bool = False  # of `num_samples` or so images: its noise is known
+    share_of: str = ""  # the count of what it is a share of: its noise is known
 
 
 def _distances(features: str, first: str) -> list[_Number]:
     return [
         _Number(f"frechet_{features}", first, "lower"),
         _Number(f"kid_{features}", "Kernel distance (KID)", "lower"),
-        _Number(f"precision_{features}", "Precision", "higher", "share of samples that could be real", is_share=True),
+        _Number(f"precision_{features}", "Precision", "higher", "share of samples that could be real", "num_samples"),
         _Number(f"density_{features}", "Density", "higher", "like precision, outliers weigh less"),
-        _Number(f"recall_{features}", "Recall", "higher", "share of real images that are covered", is_share=True),
-        _Number(f"coverage_{features}", "Coverage", "higher", "like recall, outliers weigh less", is_share=True),
+        _Number(f"recall_{features}", "Recall", "higher", "share of real images that are covered", "num_held_out"),
+        _Number(f"coverage_{features}", "Coverage", "higher", "like recall, outliers weigh less", "num_held_out"),
     ]
 
 
@@ -171,7 +171,8 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 
 def parameters_that_differ(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Name → each run's value, γ first, then as in params.yaml; a dash where a run has none."""
-    names = dict.fromkeys(name for run in runs for name in run.parameters)
+    # How they are evaluated may have changed since they were trained.
+    names = dict.fromkeys(name for run in runs for name in run.parameters if not name.startswith("evaluate."))
     rows = {"γ" if name == "gamma" else name: [run.parameters.get(name, "–") for run in runs] for name in names}
     rows = {"γ": rows.pop("γ", []), **rows}
     rows["images"] = [_images(run) for run in runs]
@@ -332,11 +333,11 @@ def _best(number: _Number, runs: Sequence[Run]) -> int | None:
         return None
     (first, best), (second, other) = ranked[:2]
     deviations = [runs[i].numbers.get(f"{number.name}_std") for i in (best, other)]
-    num_samples = runs[best].numbers.get("num_samples")
+    num_images = runs[best].numbers.get(number.share_of)
     if all(deviation is not None for deviation in deviations):
         margin = sum(filter(None, deviations))
-    elif number.is_share and num_samples:
-        margin = 2 * math.sqrt(sum(max(p * (1 - p), 0) for p in (first, second)) / num_samples)
+    elif num_images:
+        margin = 2 * math.sqrt(sum(max(p * (1 - p), 0) for p in (first, second)) / num_images)
     else:
         margin = CLEAR * max(abs(first), abs(second))
     return best if abs(first - second) > margin else None

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from began.card import Card
     from began.checkpoint import Model
     from began.hdf5 import ImageFile
-    from pipeline.measurements import Numbers
+    from pipeline.measurements import Measured, Numbers
     from pipeline.plots import History
 
 NUMBERS_NAME = "metrics.json"
@@ -48,7 +46,6 @@ def evaluate(
     from began.devices import resolve_device
     from began.files import replace_folder
     from began.hdf5 import open_images, verify_digest
-    from began.metrics import rank_correlation
     from pipeline import tracking
     from pipeline.measurements import Places, measure
     from pipeline.pictures import draw, read_thumbnails
@@ -78,17 +75,19 @@ def evaluate(
         follow(verify_digest(file), "check rows", brief=True)
         measured = measure(trained, file, known, settings, work, places)
         shutil.rmtree(work)
-        numbers = measured.numbers
-        numbers["M_global"] = float(history["M_global"][-1])
-        numbers["rank_correlation"] = rank_correlation(*_paired(history, distances)) if distances is not None else None
+        _add_curve(measured, history, distances)
         warnings = [f"Warning of the training: {text}" for text in trained.description.get("warnings", [])]
         notes = warnings + measured.notes
         pictures = draw(folder, trained, file, history, distances, thumbnails, measured, settings.seed)
         for name in KEPT:
             if (model / name).is_file():
                 (folder / name).write_bytes((model / name).read_bytes())
+        numbers = measured.numbers
         (folder / NUMBERS_NAME).write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        page = render(numbers, trained.description, pictures, notes, file.credit, file.licence)
+        # The model's own settings, but for how it is measured, which may be another way now.
+        evaluated = {name: value for name, value in settings.flat().items() if name.startswith("evaluate.")}
+        description = trained.description | {"parameters": trained.description["parameters"] | evaluated}
+        page = render(numbers, description, pictures, notes, file.credit, file.licence)
         (folder / "index.html").write_text(page, encoding="utf-8")
     # The run already has M_global as a curve.
     tracking.log_report(
@@ -148,11 +147,22 @@ def _read_distances(path: Path) -> History | None:
     return distances if distances is not None and len(distances["step"]) else None
 
 
-def _paired(history: History, distances: History) -> tuple[np.ndarray, np.ndarray]:
-    """M_global and the face distance at the steps of the distances."""
+def _add_curve(measured: Measured, history: History, distances: History | None) -> None:
+    """What the run's curve gives: M_global at its end, and how well it told the face distance."""
     import numpy as np
 
-    return np.interp(distances["step"], history["step"], history["M_global"]), distances["face_distance"]
+    from began.metrics import rank_correlation
+
+    correlation = None
+    if distances is not None:
+        M_global = np.interp(distances["step"], history["step"], history["M_global"])
+        correlation = rank_correlation(M_global, distances["face_distance"])
+    if correlation is None:
+        measured.notes.append(
+            "The rank correlation of M_global with the face distance needs 3 distances, which the training takes every "
+            "train.evaluate_every steps."
+        )
+    measured.numbers |= {"M_global": float(history["M_global"][-1]), "rank_correlation": correlation}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -15,6 +14,7 @@ from began.attributes import Shares
 from began.card import Card
 from began.checkpoint import Model
 from began.features import Network
+from began.files import DiskFullError
 from began.hdf5 import ImageFile
 from began.networks import Discriminator
 from began.parallel import thread_pool
@@ -185,19 +185,24 @@ class _Measurement:
             loss = _reconstruction_loss(self._trained.D, _batches(images, chosen), len(chosen), eta)
             losses[name] = follow(loss, f"reconstruction loss, {name.replace('_', ' ')}", brief=True)
             self.measured.numbers[f"reconstruction_loss_{name}"] = losses[name]
-        gap = losses["held_out"] / losses["train"] if losses["train"] else None
-        self.measured.numbers["reconstruction_gap"] = gap
+        if losses["train"] == 0:
+            self._dashes.add("training images are reconstructed without a loss")
+        self.measured.numbers["reconstruction_gap"] = losses["held_out"] / losses["train"] if losses["train"] else None
 
     def measure_attributes(self, known: Mapping[str, Mapping[str, str]]) -> None:
         """Which values of the attributes on the card the samples cover."""
         cards = [known[name] for name in self._file.names]
+        if not any(all(name in card for card in cards) for name in attributes.ATTRIBUTES):
+            self.measured.notes.append("Attributes are not measured: the images’ card has none that all images have.")
+            return
         train, held_out = cards[: self._file.num_train], cards[self._file.num_train :]
+        num_checked = len(self._held_out)
         learning = attributes.learn(
             self._file.train[:MOST_LEARNED],
             train[:MOST_LEARNED],
-            self._file.held_out[self._held_out],
-            [held_out[row] for row in self._held_out],
-            self._seed,
+            self._file.held_out[:num_checked],
+            held_out[:num_checked],
+            seed=0,  # one judge for all models
         )
         classifier = follow(on_one_core(learning), "attributes", brief=True)
         data = attributes.shares(attributes.labels_of(train, classifier.values), classifier.values)
@@ -221,27 +226,41 @@ class _Measurement:
         """Samples (N, S, S, 3) of the averaged generator, in a mapped file."""
         architecture = self._trained.description["architecture"]
         size = architecture["image_size"]
-        shape = (self._num_samples, size, size, 3)
-        samples: np.ndarray = np.lib.format.open_memmap(self._work / "samples.npy", "w+", np.uint8, shape)
+        path = self._work / "samples.npy"
         z = sampling.draw_z(self._num_samples, architecture["N_h"], self._seed)
 
         def draw() -> Generator[Progress, None, None]:
             done = 0
-            for batch in sampling.generate(self._trained.G_ema, z, BATCH_SIZE):
-                samples[done : done + len(batch)] = batch
-                done += len(batch)
-                yield Progress(done, self._num_samples)
+            header = {"descr": "|u1", "fortran_order": False, "shape": (self._num_samples, size, size, 3)}
+            # Written, not mapped: a full disk is then an error and no crash.
+            with path.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for batch in sampling.generate(self._trained.G_ema, z, BATCH_SIZE):
+                    file.write(batch.tobytes())
+                    done += len(batch)
+                    yield Progress(done, self._num_samples)
 
         follow(draw(), "samples", brief=True)
+        samples: np.ndarray = np.lib.format.open_memmap(path, "r")
         return samples
 
     def _features(self, network: Network, num_train: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of samples, held-out rows and `num_train` training rows."""
 
         def of_real(name: str, images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-            batches = _batches(images, chosen)
-            kept = feature_cache.kept(self._kept, network, name, batches, len(chosen))
-            return follow(kept, f"{network.label} of {name} images", brief=True)
+            def kept(folder: Path) -> np.ndarray:
+                batches = _batches(images, chosen)
+                work = feature_cache.kept(folder, network, name, batches, len(chosen))
+                return follow(work, f"{network.label} of {name} images", brief=True)
+
+            try:
+                return kept(self._kept)
+            except DiskFullError:
+                raise
+            except OSError as error:  # a place that may not be written to
+                self.measured.notes.append(f"Features of real images are not kept: {error}")
+                self._kept = self._work / "features"
+                return kept(self._kept)
 
         real = of_real("held-out", self._file.held_out, self._held_out)
         training = of_real("training", self._file.train, self._train[:num_train])
@@ -253,7 +272,7 @@ class _Measurement:
     def _compare(self, name: str, fake: np.ndarray, real: np.ndarray, baseline: np.ndarray) -> None:
         """Distances between distributions: of samples to held-out images, and of training images in their place."""
         for suffix, candidates in ((f"_{name}", fake), (f"_{name}_baseline", baseline)):
-            kid = self._ask(partial(metrics.kid, seed=self._seed), candidates, real)
+            kid = self._ask(metrics.kid, candidates, real)
             precision_recall = self._ask(neighbours.precision_recall, candidates, real)
             density_coverage = self._ask(neighbours.density_coverage, candidates, real)
             self.measured.numbers |= {

@@ -120,9 +120,12 @@ def _grid(path: Path, pixels: np.ndarray, title: str, caption: str) -> Picture:
     picture = grid(pixels, COLUMNS)
     write_png(path, picture)
     times = max(PIXELS_ACROSS // picture.shape[1], 1)
-    larger = picture.repeat(times, axis=0).repeat(times, axis=1)
-    image = png_bytes(larger)
-    return Picture(title, caption, title, image if len(image) <= MOST_PNG else webp_bytes(larger), is_grid=True)
+    shown = picture.repeat(times, axis=0).repeat(times, axis=1)
+    while shown.shape[1] > 2 * PIXELS_ACROSS:  # more than any screen shows of it
+        quarters = [shown[i::2, j::2].astype(np.uint16) for i in (0, 1) for j in (0, 1)]
+        shown = ((sum(quarters[1:], quarters[0]) + 2) // 4).astype(np.uint8)
+    image = png_bytes(shown)
+    return Picture(title, caption, title, image if len(image) <= MOST_PNG else webp_bytes(shown), is_grid=True)
 
 
 def _curve(path: Path, draw: Callable[..., bytes], title: str, caption: str, alt: str) -> Picture:

@@ -101,8 +101,8 @@ _MEMORISING = [
     _Meaning(
         "reconstruction_loss_train",
         "Reconstruction loss, training",
-        "The same on training images.",
-        "{num_held_out}",
+        "The same on as many training images.",
+        "",
         has_baseline=False,
     ),
     _Meaning(
@@ -206,6 +206,7 @@ def _headlines(numbers: Numbers) -> list[_Headline]:
 
 def _groups(numbers: Numbers) -> dict[str, list[_Row]]:
     """Heading → lines of the table."""
+    measured = {name: words for name, words in ATTRIBUTES.items() if f"attributes_seen_{name}" in numbers}
     seen = [
         _Meaning(
             f"attributes_seen_{name}",
@@ -213,7 +214,7 @@ def _groups(numbers: Numbers) -> dict[str, list[_Row]]:
             "" if i else "Share of the values that samples have at least a tenth as often as the data.",
             "" if i else "{num_samples}",
         )
-        for i, (name, words) in enumerate(ATTRIBUTES.items())
+        for i, (name, words) in enumerate(measured.items())
     ]
     score = _Meaning(
         "inception_score", "Inception score", "How surely, and how variously, ImageNet’s classes are told. Higher is "

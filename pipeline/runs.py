@@ -205,7 +205,7 @@ class _Store:
 
 
 def _read_run(name: str, revisions: _Revisions, store: _Store) -> Run:
-    if (Path(name) / DESCRIPTION).is_file():
+    if (Path(name) / DESCRIPTION).is_file() and (Path(name) / GENERATOR).is_file():
         folder = Path(name)
         return _of_folder(folder, _folder_label(name), f"folder {name}", store)
     commit = revisions.commit_of(name)
@@ -241,10 +241,10 @@ def _of_folder(folder: Path, label: str, origin: str, store: _Store, recorded: R
     numbers = _report_numbers(folder.parent / Path(REPORT).name, model.digest)
     if numbers is None:
         recorded = recorded or store.of_model(model.digest)
-        numbers = _recorded_numbers(recorded) if recorded else {}
+        numbers = _recorded_numbers(recorded, store) if recorded else {}
     history = read_history(folder / "history.csv")
     numbers = dict(numbers) | {"M_global": _last(history)}
-    if len(numbers) == 1:
+    if "frechet_face" not in numbers:
         remarks.append("it has no numbers: no report of this model lies beside it and no MLflow run has them")
     return Run(
         label=label,
@@ -292,7 +292,7 @@ def _of_record(recorded: Recorded, name: str, revisions: _Revisions, store: _Sto
         step=int(history["step"][-1]) if history else None,
         history=history,
         distances=_recorded_distances(store.records, recorded),
-        numbers=_recorded_numbers(recorded),
+        numbers=_recorded_numbers(recorded, store),
         logged=logged,
         remarks=[f"its weights are not to be found ({why}): {shown}"],
     )
@@ -330,8 +330,13 @@ def _report_numbers(report: Path, model_digest: str) -> dict[str, float | None] 
     return {name: _finite(value) for name, value in numbers.items() if isinstance(value, int | float | None)}
 
 
-def _recorded_numbers(recorded: Recorded) -> dict[str, float | None]:
-    return {name: _finite(value) for name, value in recorded.metrics.items()}
+def _recorded_numbers(recorded: Recorded, store: _Store) -> dict[str, float | None]:
+    """Those of the report that was logged last: among the run's metrics an earlier one's may stand beside them."""
+    assert store.records is not None
+    folder = store.records.report(recorded.run_id, store.scratch)
+    digest = recorded.tags.get("model_digest")
+    numbers = _report_numbers(folder, digest) if folder is not None and digest is not None else None
+    return {name: _finite(value) for name, value in recorded.metrics.items()} if numbers is None else numbers
 
 
 def _recorded_history(records: Records, recorded: Recorded) -> History | None:

@@ -359,6 +359,17 @@ class Records:
             (into / run_id).mkdir(exist_ok=True)
             return Path(self._client.download_artifacts(run_id, max(numbered), str(into / run_id)))
 
+    def report(self, run_id: str, into: Path) -> Path | None:
+        """A folder below `into` with metrics.json and model.json of its report; None where it has none."""
+        wanted = {"report/metrics.json", "report/model.json"}
+        with _explained():
+            if not wanted <= {artifact.path for artifact in self._client.list_artifacts(run_id, "report")}:
+                return None
+            folder = into / run_id
+            folder.mkdir(exist_ok=True)
+            paths = [Path(self._client.download_artifacts(run_id, path, str(folder))) for path in sorted(wanted)]
+        return paths[0].parent
+
     def _all(self, condition: str) -> list[Recorded]:
         with _explained():
             found = _search(self._client, self._experiment, condition)

@@ -41,7 +41,7 @@ def train(
     settings = load_params(params)
     if not checkpoint_seconds >= 0:  # nan
         raise ValueError(f"--checkpoint-seconds: {checkpoint_seconds}, expected 0 or more")
-    if model.is_dir() and any(model.iterdir()) and not (model / "model.json").is_file():
+    if model.is_dir() and any(model.iterdir()) and not (model / "generator.safetensors").is_file():
         raise ValueError(f"{model}: holds other things than a model, expected a new folder or an older model")
 
     from began.devices import resolve_device

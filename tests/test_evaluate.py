@@ -20,8 +20,9 @@ from began.checkpoint import read_model, write_description
 from began.features import load_face_network
 from began.hdf5 import ImageWriter, open_images
 from began.images import read_png, tiles
-from pipeline import tracking
+from pipeline import tracking, workspace
 from pipeline.cli import main
+from pipeline.runs import read_runs
 from tests.browser import check
 from tests.test_inception import _as_standard, weights  # noqa: F401  (fixtures)
 
@@ -253,6 +254,30 @@ def test_a_card_of_other_images_is_not_used(made: Path, tmp_path: Path) -> None:
     assert not any("attributes" in name for name in json.loads((tmp_path / "report" / "metrics.json").read_text()))
 
 
+def test_a_card_without_attributes_is_said(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = open_images(made / "images.h5").names
+    write_card(Card("folder", len(names), "", "", "0", {name: {} for name in names}), tmp_path / "card.json")
+    run(*arguments_of(made, tmp_path / "report"), "--card", str(tmp_path / "card.json"))
+    assert "Attributes are not measured" in capsys.readouterr().out
+
+
+def test_a_place_for_features_that_cannot_be_written_is_said_and_done_without(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(workspace, "features_folder", lambda: tmp_path / "file")
+    run(*arguments_of(made, tmp_path / "report"))
+    assert "Features of real images are not kept" in capsys.readouterr().out
+    again, before = ((folder / "report" / "metrics.json").read_text() for folder in (tmp_path, made))
+    assert again == before
+
+
+def test_a_report_is_not_taken_for_a_model(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, report, params = (str(made / name) for name in ("images.h5", "report", "params.yaml"))
+    assert "holds other things than a model" in error_of(capsys, "train", images, report, "--params", params)
+    assert "no such run" in error_of(capsys, "compare", report)
+
+
 def test_the_same_seed_gives_the_same_report(made: Path, tmp_path: Path) -> None:
     run(*arguments_of(made, tmp_path / "again"))
     for path in (made / "report").iterdir():
@@ -369,3 +394,21 @@ def test_a_model_without_its_curve_or_weights_is_named(
     arguments[2] = str(tmp_path / "model")
     (tmp_path / "model" / "history.csv").unlink()
     assert "history.csv: no such file" in error_of(capsys, *arguments)
+
+
+def test_an_earlier_evaluation_leaves_no_number_behind(
+    made: Path, tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's metrics in MLflow keep what a later evaluation could not measure; its report does not."""
+    write_params(tmp_path / "params.yaml", repository, num_samples=3)
+    arguments = list(arguments_of(made, tmp_path / "report"))
+    arguments[arguments.index("--params") + 1] = str(tmp_path / "params.yaml")
+    run(*arguments)
+    digest = read_model(made / "model").digest
+    records = tracking.open_records()
+    assert records is not None
+    recorded = records.of_model(digest)
+    assert recorded is not None and "precision_face" in recorded.metrics
+    (found,) = read_runs([recorded.run_id])
+    assert found.numbers["num_samples"] == 3
+    assert found.numbers["precision_face"] is None and found.numbers["frechet_face"] is not None
