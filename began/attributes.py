@@ -31,7 +31,8 @@ SEEN = 0.1  # of its share of the data that a value's share of the samples reach
 SIZE = 32
 MOST_ROWS = 8000  # to learn from: more make it slower, not better
 BATCH_SIZE = 64
-NUM_STEPS = 500
+MOST_STEPS = 500
+MOST_EPOCHS = 40  # of a few images
 LEARNING_RATE = 6e-3
 MOST_BLUR = 1.0  # pixels, standard deviation
 MOST_NOISE = 0.1  # of pixels in [−1, 1], standard deviation
@@ -75,12 +76,13 @@ def learn(
         torch.manual_seed(seed)
         network = _network(sum(sizes))
     draw = torch.Generator().manual_seed(seed)
+    num_steps = min(MOST_STEPS, MOST_EPOCHS * -(-len(images) // BATCH_SIZE))
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=NUM_STEPS, pct_start=0.15)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.15)
     order = torch.empty(0, dtype=torch.int64)
-    for step in range(NUM_STEPS):
+    for step in range(num_steps):
         if step % 20 == 0:
-            yield Progress(step, NUM_STEPS, "steps")
+            yield Progress(step, num_steps, "steps")
         while len(order) < BATCH_SIZE:
             order = torch.cat((order, torch.randperm(len(inputs), generator=draw)))
         chosen, order = order[:BATCH_SIZE], order[BATCH_SIZE:]
@@ -88,7 +90,7 @@ def learn(
         _learn_batch(network, optimizer, disturbed, [target[chosen] for target in targets], sizes)
         schedule.step()
     network.eval().requires_grad_(False)
-    yield Progress(NUM_STEPS, NUM_STEPS, "steps")
+    yield Progress(num_steps, num_steps, "steps")
     answers = _classify(network, _shrink(held_out), values)
     truth = labels_of(held_out_cards, values)
     accuracy = {name: float((answers[name] == truth[name]).mean()) for name in names}

@@ -55,7 +55,7 @@ def returned(generator: Generator[Progress, None, AttributeClassifier]) -> Attri
 @pytest.fixture(scope="module", autouse=True)
 def few_steps() -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attributes, "NUM_STEPS", 60)
+        patch.setattr(attributes, "MOST_STEPS", 60)
         yield
 
 
