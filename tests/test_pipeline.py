@@ -131,10 +131,10 @@ def test_a_queued_sweep_records_every_run(clone: Clone) -> None:
     while len([run for run in clone.runs() if run.info.status == "FINISHED"]) < before + 2:
         assert time.monotonic() < end, clone.dvc("queue", "status")
         time.sleep(1)
-    while "Running" in (status := clone.dvc("queue", "status")):
-        assert time.monotonic() < end, status
+    # DVC itself fails now and then when it reads what a worker is just writing.
+    while (status := clone.run(sys.executable, "-m", "dvc", "queue", "status")).stdout.count("Success") < 2:
+        assert time.monotonic() < end and "Failed" not in status.stdout, status.stdout + status.stderr
         time.sleep(1)
-    assert status.count("Success") == 2
     clone.dvc("queue", "stop")
     runs = clone.runs()[:2]
     assert len(clone.runs()) == before + 2
