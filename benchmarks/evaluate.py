@@ -2,8 +2,9 @@
 
     python -m benchmarks.evaluate [--images data/images.h5] [--model data/model] [--card data/raw/card.json]
 
-Both are whole processes, one after the other, with a folder of their own for kept features and MLflow's store: the
-first computes the features of the real images, the second finds them. Without a network of Inception features.
+Both are whole processes, one after the other, with a folder of their own for kept features and MLflow's store, which is
+there already, as after training: the first computes the features of the real images, the second finds them. Without
+Inception features.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def main() -> None:
         command = [sys.executable, "-m", "pipeline.evaluate", str(arguments.images), str(arguments.model), str(report)]
         command += ["--card", str(arguments.card)]
         environment = os.environ | {"DVC_ROOT": folder}
+        make_store = "from pipeline.tracking import create_store; create_store()"
+        subprocess.run([sys.executable, "-c", make_store], env=environment, check=True)
         for features in ("computed", "kept"):
             start = time.perf_counter()
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
