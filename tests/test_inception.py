@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,10 @@ import scipy.ndimage
 import torch
 
 from began import inception
-from began.inception import InceptionNetwork, UnavailableError, inception_score, load_inception_network
-from began.progress import Progress
+from began.inception import UnavailableError, inception_score, load_inception_network
 from tests.fidelity import feature_extractor_inceptionv3, metric_isc
+from tests.test_sources import finish
 from tests.test_sources_url import Served, Server, server  # noqa: F401  (a fixture)
-
-
-def finish(work: Generator[Progress, None, InceptionNetwork]) -> InceptionNetwork:
-    while True:
-        try:
-            next(work)
-        except StopIteration as stop:
-            network: InceptionNetwork = stop.value
-            return network
 
 
 @pytest.fixture(scope="module")
