@@ -534,6 +534,8 @@ def _prepare_mlflow() -> None:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }.items():
         os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401 - it sets its loggers' levels when it is first imported, so ours come after
+
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is told in one line here
 

@@ -183,11 +183,7 @@ def test_a_file_that_may_not_grow(
     figure(f"disk full: {stage}", f"{len(limits)} of {len(limits)} file sizes explained, earlier outputs unchanged")
 
 
-def test_a_store_that_cannot_grow_does_not_stop_training(
-    again: Path, whole: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not whole:
-        pytest.skip("only in `make faults`")
+def test_a_store_that_cannot_grow_does_not_stop_training(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 2**22  # above all of ours
     database = sqlite3.connect(again / "mlflow.db")
     database.execute("CREATE TABLE filling (bytes BLOB)")
@@ -196,7 +192,10 @@ def test_a_store_that_cannot_grow_does_not_stop_training(
     database.close()
     code, stderr = run("train", again, monkeypatch, limit)
     assert code == 0 and "Traceback" not in stderr, stderr
-    assert sum("MLflow" in line for line in stderr.splitlines()) == 1, stderr
+    # Whether the run itself still fits depends on the room that the database has within.
+    *first, last = (line for line in stderr.splitlines() if "MLflow" in line)
+    assert [line.partition(": ")[0] for line in first] in ([], ["MLflow does not take this run for now"]), stderr
+    assert last.startswith(("MLflow: this run is not recorded: ", "MLflow misses a part of this run: ")), stderr
     assert read_model(again / "data" / "model").description["step"] == 12
 
 
