@@ -28,15 +28,22 @@ class Encoder(nn.Module):
             self.convolutions.append(nn.Conv2d(i * n_filters, i * n_filters, 3, stride=stride, padding=1))
             channels = i * n_filters
         self.embed = nn.Linear(channels * SMALLEST**2, N_h)
+        _initialise(self)
 
     def forward(self, v: Tensor | tuple[Tensor, ...], carry: Tensor | None = None) -> Tensor:
-        """Several batches become one behind the first convolution: it sends a gradient to those only that want it."""
+        h: Tensor = self.embed(self.features(v, carry).flatten(1))  # (B, r·n, 8, 8) → (B, N_h)
+        return h
+
+    def features(self, v: Tensor | tuple[Tensor, ...], carry: Tensor | None = None) -> Tensor:
+        """What `embed` reads, (B, r·n, 8, 8).
+
+        Several batches become one behind the first convolution: it sends a gradient to those only that want it.
+        """
         x = self.first(v) if isinstance(v, Tensor) else torch.cat([self.first(batch) for batch in v])
         x = F.elu_(x)  # (B, n, S, S)
         for convolution in self.convolutions:
             x = _vanishing_residual(x, F.elu_(convolution(x)), carry)
-        h: Tensor = self.embed(x.flatten(1))  # (B, r·n, 8, 8) → (B, N_h)
-        return h
+        return x
 
 
 class Decoder(nn.Module):
@@ -58,6 +65,7 @@ class Decoder(nn.Module):
             self.convolutions.append(nn.Conv2d(channels, n_filters, 3, padding=1))
             self.convolutions.append(nn.Conv2d(n_filters, n_filters, 3, padding=1))
         self.last = nn.Conv2d(n_filters, 3, 3, padding=1)
+        _initialise(self)
 
     def forward(self, h: Tensor, carry: Tensor | None = None) -> Tensor:
         h0 = self.project(h).view(-1, self.n_filters, SMALLEST, SMALLEST)  # (B, n, 8, 8)
@@ -119,6 +127,19 @@ def upsample_convolve(x: Tensor, convolution: nn.Module) -> Tensor:
     flipped = convolution.weight.flip(2, 3)  # (C', C, 3, 3)
     folded = F.avg_pool2d(flipped, 2, stride=1, padding=1, divisor_override=1)  # (C', C, 4, 4)
     return F.conv_transpose2d(x, folded.transpose(0, 1), convolution.bias, stride=2, padding=1)
+
+
+def _initialise(network: nn.Module) -> None:
+    """Weights as Glorot and Bengio (2010) have them, uniform with variance 2 / (fan in + fan out), and biases 0.
+
+    The paper does not say; this is TensorFlow's default, which its time's implementations ran with. With torch's own,
+    a third of that variance, x and z fade from layer to layer: G begins as one grey for every z, and most of a short
+    run goes into D's first reconstructions (docs/quick-profile.md).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 def _upsample(x: Tensor, scale: int) -> Tensor:

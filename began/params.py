@@ -65,6 +65,7 @@ class TrainParams(_Settings):
     skip_connections: bool
     vanishing_residual_steps: int = Field(ge=0, le=10**7)  # float32 counts steps exactly to 2^24
     eta: Literal[1, 2]
+    lambda_e: float = Field(ge=0)
     batch_size: int = Field(ge=1, le=65536)
     num_steps: int = Field(ge=1, le=10**7)
     learning_rate: float = Field(gt=0, le=1)
@@ -84,6 +85,12 @@ class TrainParams(_Settings):
             raise ValueError(
                 f"learning_rate_floor {self.learning_rate_floor} is above learning_rate {self.learning_rate}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_has_pairs(self) -> TrainParams:
+        if self.lambda_e > 0 and self.batch_size < 4:
+            raise ValueError(f"lambda_e {self.lambda_e} needs a batch_size of 4 or more, not {self.batch_size}")
         return self
 
 

@@ -37,6 +37,7 @@ CODE = (  # the modules that shape the numbers: those that the stage train depen
     "began.devices",
     "began.distance",
     "began.divergence",
+    "began.energy",
     "began.equilibrium",
     "began.features",
     "began.files",

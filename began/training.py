@@ -17,6 +17,7 @@ from began.batches import MOST_PLANNED, Batches
 from began.cuda_graph import RecordedWork
 from began.devices import resolve_precision
 from began.divergence import K_T_WARM_UP, DivergedError
+from began.energy import energy_distance
 from began.networks import Discriminator, Generator, uniform_z
 from began.parallel import thread_pool
 from began.params import Params
@@ -58,30 +59,49 @@ def record_interval(step: int) -> int:
 class Players(nn.Module):
     """G and D, and both players' losses in one call.
 
-    One backward for both, `(L_real + L_fake).backward()`. Behind L_fake an identity multiplies its gradient by −k,
-    k = k_t, so that D gets that of L_D = L(x) − k·L(G(z)). The fake half brings −k·∂L(G(z))/∂G(z) to the border between
-    D and G, through D(v) and v alike; there an identity divides it by −k, and what goes on into G is ∂L_G/∂G(z). For
-    k_t = 0 stands k = 2^−64, which is lost in the rounding of D's gradient and divides without any. So x and G(z) are
-    one batch, and a step is one pass of D over both and one back.
+    One backward for both, `(L_real + L_G).backward()`. Behind L_G an identity multiplies its gradient by −k, k = k_t,
+    so that D gets that of L_D = L(x) − k·L_G. The fake half brings −k·∂L_G/∂G(z) to the border between D and G,
+    through D(v) and v alike; there an identity divides it by −k, and what goes on into G is ∂L_G/∂G(z). For k_t = 0
+    stands k = 2^−64, which is lost in the rounding of D's gradient and divides without any. So x and G(z) are one
+    batch, and a step is one pass of D over both and one back.
+
+    Paper: L_G = L(G(z)); here: L_G = L(G(z)) + λ_e·E where `lambda_e` asks for it. E is the energy distance between
+    the encoder's features of x and of G(z), at each of their 8×8 places and of h as a whole.
     """
 
-    def __init__(self, G: Generator, D: Discriminator, eta: int) -> None:
+    def __init__(self, G: Generator, D: Discriminator, eta: int, lambda_e: float = 0.0) -> None:
         super().__init__()
         self.G = G
         self.D = D
         self.eta = eta
+        self.lambda_e = lambda_e
 
-    def forward(self, x: Tensor, z: Tensor, k_t: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (B, 3, S, S), z (B, N_z) → (L(x), L(G(z))), scalars, to be summed for backward.
+    def forward(self, x: Tensor, z: Tensor, k_t: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, 3, S, S), z (B, N_z) → (L(x), L(G(z)), L_G), scalars; the first and the last to be summed for backward.
 
         Paper: z_D and z_G are two draws; here: one draw for both, as in every public implementation, because both
         gradients stay unbiased and one pass of G is enough.
         """
         k = k_t.clamp(min=equilibrium.SMALLEST_K)
         v = x, equilibrium.scale_gradient(self.G(z, carry), -1 / k)
-        losses = equilibrium.reconstruction_loss(torch.cat(v), self.D(v, carry), self.eta)  # (2·B,)
+        features = self.D.encoder.features(v, carry)
+        h = self.D.encoder.embed(features.flatten(1))
+        losses = equilibrium.reconstruction_loss(torch.cat(v), self.D.decoder(h, carry), self.eta)  # (2·B,)
         L_real, L_fake = losses[: len(x)].mean(), losses[len(x) :].mean()
-        return L_real, equilibrium.scale_gradient(L_fake, -k)
+        L_G = L_fake
+        if self.lambda_e:
+            L_G = L_fake + self.lambda_e * _energy_of_halves(features, h)
+        return L_real, L_fake.detach(), equilibrium.scale_gradient(L_G, -k)
+
+
+def _energy_of_halves(features: Tensor, h: Tensor) -> Tensor:
+    """E of features (2·B, C, 8, 8) and h (2·B, N_h), whose first halves are those of x, and the others of G(z)."""
+    places = features.flatten(2).permute(2, 0, 1)  # (64, 2·B, C)
+    whole = h[None]  # (1, 2·B, N_h)
+    of_places, of_whole = (
+        energy_distance(vectors[:, len(h) // 2 :], vectors[:, : len(h) // 2]) for vectors in (places, whole)
+    )
+    return of_places + of_whole / 3
 
 
 class Training:
@@ -99,7 +119,7 @@ class Training:
         architecture = (image_size, train.n_filters, train.N_h, train.skip_connections)
         G = Generator(*architecture)
         D = Discriminator(*architecture)
-        self.players = Players(G, D, train.eta).to(device)
+        self.players = Players(G, D, train.eta, train.lambda_e).to(device)
         if train.batch_size > 1:  # torch's convolution of a single small image fails with them
             self.players.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.G_ema = copy.deepcopy(self.players.G).requires_grad_(False)
@@ -117,7 +137,7 @@ class Training:
         self.num_rewinds = 0
         self.step_count = torch.zeros((), device=device)
         self.k_t = torch.zeros((), device=device)
-        self.sums = torch.zeros(4, device=device)  # of M_global, L_real, L_fake, L_D since the last record
+        self.sums = torch.zeros(5, device=device)  # of M_global, L_real, L_fake, L_G, L_D since the last record
         self.window_sum = torch.zeros((), device=device)  # of M_global since the last decision on the plateau
         self.window_best = torch.full((), torch.inf, device=device)
         self.steps_at_bound = torch.zeros((), device=device)  # how long k_t has been 0 or 1 now
@@ -143,13 +163,13 @@ class Training:
         if self.num_done < train.vanishing_residual_steps:
             carry = 1 - self.step_count / train.vanishing_residual_steps
         self.optimizer.zero_grad(set_to_none=True)
-        L_real, L_fake = self._backward(x, z, carry)
+        L_real, L_fake, L_G = self._backward(x, z, carry)
         self.optimizer.step()
         with torch.no_grad():
-            L_D = equilibrium.discriminator_loss(L_real, L_fake, self.k_t)
+            L_D = equilibrium.discriminator_loss(L_real, L_G, self.k_t)
             M_global = equilibrium.convergence(L_real, L_fake, gamma)
             self.k_t.copy_(equilibrium.next_k_t(self.k_t, L_real, L_fake, gamma, self.params.lambda_k))
-            self.sums += torch.stack((M_global, L_real, L_fake, L_D))
+            self.sums += torch.stack((M_global, L_real, L_fake, L_G, L_D))
             self.window_sum += M_global
             self.step_count += 1
             at_bound = ((self.k_t <= 0) | (self.k_t >= 1)) & (self.step_count > K_T_WARM_UP)
@@ -166,16 +186,16 @@ class Training:
         if train.learning_rate_decay == "plateau" and self.num_done % train.decay_steps == 0:
             self._halve_on_plateau()
 
-    def _backward(self, x: Tensor, z: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Leaves both players' gradients; returns L_real and L_fake."""
+    def _backward(self, x: Tensor, z: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Leaves both players' gradients; returns L_real, L_fake and L_G."""
         num = len(x)
 
         def backward(x: Tensor, z: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16", cache_enabled=False):
-                L_real, L_fake = self.players(x, z, self.k_t, carry)
+                L_real, L_fake, L_G = self.players(x, z, self.k_t, carry)
             part = len(x) / num
-            ((L_real + L_fake) * part).backward()
-            return torch.stack((L_real, L_fake)).detach() * part
+            ((L_real + L_G) * part).backward()
+            return torch.stack((L_real, L_fake, L_G)).detach() * part
 
         if self.halves is None:
             losses = backward(x, z)
@@ -184,7 +204,7 @@ class Training:
             wait(both)  # also for the second where the first has failed
             first, second = (half.result() for half in both)
             losses = first + second
-        return losses[0], losses[1]
+        return losses[0], losses[1], losses[2]
 
     def _average(self) -> None:
         """G_ema ← G_ema + (1 − decay)·(G − G_ema); shorter at first, so that the initial weights are soon forgotten."""
@@ -216,7 +236,7 @@ class Training:
         Raises DivergedError when a loss is not finite.
         """
         num_steps = self.num_done - self.num_recorded
-        M_global, L_real, L_fake, L_D = (self.sums / num_steps).tolist()
+        M_global, L_real, L_fake, L_G, L_D = (self.sums / num_steps).tolist()
         if not isfinite(M_global):
             train = self.params.train
             raise DivergedError(
@@ -229,7 +249,7 @@ class Training:
             L_real=L_real,
             L_fake=L_fake,
             L_D=L_D,
-            L_G=L_fake,
+            L_G=L_G,
             k_t=self.k_t.item(),
             learning_rate=self.learning_rate.item(),
             images_per_second=images_per_second,

@@ -167,8 +167,8 @@ def gflop_per_image(case: Case) -> dict[str, float]:
         x = torch.empty(case.batch_size, 3, case.image_size, case.image_size)
         z = torch.empty(case.batch_size, case.N_h)
         with FlopCounterMode(display=False) as counter:
-            L_real, L_fake = Players(G, D, eta=1)(x, z, torch.empty(()), None)
-            (L_real + L_fake).backward()
+            L_real, _, L_G = Players(G, D, eta=1)(x, z, torch.empty(()), None)
+            (L_real + L_G).backward()
         ours = counter.get_total_flops() / case.batch_size / 1e9
         textbook = TextbookTraining(G, D)
         with FlopCounterMode(display=False) as counter:

@@ -113,6 +113,7 @@ def test_an_unknown_key_is_named(path: tuple[str, ...], tmp_path: Path) -> None:
         (("profiles", "quick", "train", "num_steps"), -1),
         (("profiles", "quick", "train", "learning_rate"), 0),
         (("profiles", "quick", "train", "beta_2"), 1.0),
+        (("profiles", "quick", "train", "lambda_e"), -0.1),
         (("profiles", "quick", "train", "learning_rate_decay"), "step"),
         (("profiles", "quick", "train", "precision"), "float16"),
         (("profiles", "quick", "evaluate", "num_samples"), 1),
@@ -136,6 +137,12 @@ def test_a_floor_above_the_learning_rate_is_refused(tmp_path: Path) -> None:
     assert "0.5" in text
 
 
+def test_an_energy_distance_needs_a_batch_with_pairs(tmp_path: Path) -> None:
+    text = message(changed(("profiles", "quick", "train", "batch_size"), 3, tmp_path))
+    assert "lambda_e" in text
+    assert "batch_size of 4 or more, not 3" in text
+
+
 def test_an_inactive_profile_is_checked_too(tmp_path: Path) -> None:
     text = message(changed(("profiles", "paper128", "train", "N_h"), 0, tmp_path))
     assert "profiles.paper128.train.N_h" in text
@@ -143,7 +150,7 @@ def test_an_inactive_profile_is_checked_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", ["1e-4", "1E-4", "1.e-4", "0.0001", "1.0e-4"])
 def test_every_spelling_of_a_float_is_a_number(written: str, tmp_path: Path) -> None:
-    params = load_params(edited("learning_rate: 4.0e-4", f"learning_rate: {written}", tmp_path))
+    params = load_params(edited("learning_rate: 2.4e-3", f"learning_rate: {written}", tmp_path))
     assert params.train.learning_rate == 1e-4
 
 

@@ -168,6 +168,7 @@ SHAPING = (
     {"skip_connections": False},
     {"vanishing_residual_steps": 5},
     {"eta": 2},
+    {"lambda_e": 0.5},
     {"batch_size": 5},
     {"learning_rate": 5e-5},
     {"learning_rate_floor": 5e-6},

@@ -140,6 +140,7 @@ WRONG_VALUES: dict[str, tuple[object, ...]] = {
     "train.decay_steps": (0, 2.5, None),
     "train.beta_1": (-0.1, 1, "half"),
     "train.beta_2": (1.0, -1, float("nan")),
+    "train.lambda_e": (-0.1, float("inf"), True, "much"),
     "train.ema_decay": (1, -0.5, "0.99"),
     "train.precision": ("float16", 32, None),
     "train.on_divergence": ("ignore", None, True),
