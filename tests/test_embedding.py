@@ -18,7 +18,7 @@ def G() -> Generator:
     torch.manual_seed(0)
     G = Generator(32, 8, 8, True)
     with torch.no_grad():
-        G.last.weight *= 8  # pictures that differ, as those of a trained network
+        G.last.weight /= 2  # within [−1, 1], as the pictures of a trained network
     return G
 
 

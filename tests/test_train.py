@@ -459,7 +459,7 @@ def test_a_run_that_diverges_stops_with_its_last_good_state_kept(workspace, caps
 
 
 def test_a_run_that_may_rewind_goes_back_with_half_the_learning_rate(workspace, capsys, tmp_path):
-    params = settings_file(tmp_path, beta_2=0.91, on_divergence="rewind", evaluate_every=20)
+    params = settings_file(tmp_path, beta_2=0.91, on_divergence="rewind", evaluate_every=20, learning_rate=4e-4)
     with at_step(40, lambda training: poison(training) if training.num_rewinds < 2 else None):
         run("train", "data/images.h5", str(tmp_path / "model"), *params)
     err = capsys.readouterr().err
