@@ -96,12 +96,9 @@ class Players(nn.Module):
 
 def _energy_of_halves(features: Tensor, h: Tensor) -> Tensor:
     """E of features (2·B, C, 8, 8) and h (2·B, N_h), whose first halves are those of x, and the others of G(z)."""
-    places = features.flatten(2).permute(2, 0, 1)  # (64, 2·B, C)
-    whole = h[None]  # (1, 2·B, N_h)
-    of_places, of_whole = (
-        energy_distance(vectors[:, len(h) // 2 :], vectors[:, : len(h) // 2]) for vectors in (places, whole)
-    )
-    return of_places + of_whole / 3
+    of_x, of_fake = features.flatten(2).permute(2, 0, 1).chunk(2, dim=1)  # (64, B, C) each
+    h_x, h_fake = h[None].chunk(2, dim=1)  # (1, B, N_h) each
+    return energy_distance(of_fake, of_x) + energy_distance(h_fake, h_x) / 3
 
 
 class Training:
