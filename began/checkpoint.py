@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -150,6 +151,24 @@ def write_model(
     return write_description(folder, description)
 
 
+def write_half(model: Model, folder: Path) -> str:
+    """Writes `model` into the existing `folder` once more, its weights in half precision; returns `model_digest`.
+
+    Curves go with it, pictures do not. ValueError where a weight is too large for half precision (above 65504).
+    """
+    for name in (GENERATOR, DISCRIMINATOR):
+        tensors = {key: tensor.half() for key, tensor in _read_tensors(model.folder / name).items()}
+        if large := next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None):
+            raise ValueError(
+                f"{model.folder / name}: {large}: holds a number above 65504, too large for half precision"
+            )
+        save_file(tensors, folder / name)
+    for name in ("history.csv", "distances.csv"):
+        if (model.folder / name).is_file():
+            shutil.copyfile(model.folder / name, folder / name)
+    return write_description(folder, model.description)
+
+
 def write_description(folder: Path, description: dict[str, Any]) -> str:
     """Writes model.json with the digests of all that lies in `folder`, and of itself; returns `model_digest`."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -249,16 +268,16 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _make(kind: type[Network], architecture: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Network:
-    """The network of these tensors, which have to be all of it, float32 and finite."""
+    """The network of these tensors, in float32; they have to be all of it, float32 or float16, and finite."""
     with torch.device("meta"):  # shapes only: what model.json claims may be larger than memory
         module = kind(**architecture)
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
         raise ValueError(f"{path}: its tensors do not match the architecture in {DESCRIPTION}")
     for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32:
-            raise ValueError(f"{path}: {name}: {tensor.dtype}, expected torch.float32")
+        if tensor.dtype not in (torch.float32, torch.float16):
+            raise ValueError(f"{path}: {name}: {tensor.dtype}, expected torch.float32 or torch.float16")
         if not tensor.isfinite().all():
             raise ValueError(f"{path}: {name}: holds numbers that are not finite")
-    module.load_state_dict(tensors, assign=True)
+    module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return module.requires_grad_(False).eval()

@@ -87,6 +87,19 @@ class Decoder(nn.Module):
 class Generator(Decoder):
     """z (B, N_z) uniform in [−1, 1], N_z = N_h → images (B, 3, S, S): the decoder's architecture, its own weights."""
 
+    @torch.no_grad()
+    def start_as(self, decoder: Decoder, h: Tensor) -> None:
+        """Takes over D's `decoder`, behind a linear map of z: what enters it has the mean and covariance of h (N, N_h).
+
+        G(z) = decoder(mean + Q·√(3·Λ)·z), where h's covariance is Q·Λ·Qᵀ, and 1/3 the variance of z. Not in the paper.
+        """
+        self.load_state_dict(decoder.state_dict())
+        h = h.double().cpu()
+        variances, axes = torch.linalg.eigh(torch.cov(h.T))
+        project = decoder.project.weight.double().cpu()
+        self.project.weight.copy_(project @ (axes * (3 * variances.clamp(min=0)).sqrt()))
+        self.project.bias.add_((project @ h.mean(dim=0)).to(self.project.bias))
+
 
 class Discriminator(nn.Module):
     """Images v (B, 3, S, S) → their reconstructions D(v), the same shape: an auto-encoder.

@@ -66,6 +66,9 @@ class TrainParams(_Settings):
     vanishing_residual_steps: int = Field(ge=0, le=10**7)  # float32 counts steps exactly to 2^24
     eta: Literal[1, 2]
     lambda_e: float = Field(ge=0)
+    warm_up_steps: int = Field(ge=0, le=10**7)
+    warm_up_noise: float = Field(ge=0, le=10)
+    mirror: bool
     batch_size: int = Field(ge=1, le=65536)
     num_steps: int = Field(ge=1, le=10**7)
     learning_rate: float = Field(gt=0, le=1)
@@ -88,6 +91,12 @@ class TrainParams(_Settings):
         return self
 
     @model_validator(mode="after")
+    def _warm_up_leaves_steps(self) -> TrainParams:
+        if self.warm_up_steps >= self.num_steps:
+            raise ValueError(f"warm_up_steps {self.warm_up_steps} leaves none of num_steps {self.num_steps}")
+        return self
+
+    @model_validator(mode="after")
     def _batch_has_pairs(self) -> TrainParams:
         if self.lambda_e > 0 and self.batch_size < 4:
             raise ValueError(f"lambda_e {self.lambda_e} needs a batch_size of 4 or more, not {self.batch_size}")
@@ -104,7 +113,7 @@ class EvaluateParams(_Settings):
 class Params(_Settings):
     """All of params.yaml that one run uses: the top level, `download`, and the active profile's three sections."""
 
-    gamma: float = Field(gt=0, le=1)
+    gamma: float = Field(gt=0, le=4)
     lambda_k: float = Field(ge=0)
     seed: int = Field(ge=0, lt=2**63)
     profile: str

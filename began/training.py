@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 
 import torch
 from torch import Tensor, nn
 
 from began import equilibrium
-from began.batches import MOST_PLANNED, Batches
+from began.batches import MOST_PLANNED, Batches, pixels_to_input
 from began.cuda_graph import RecordedWork
 from began.devices import resolve_precision
 from began.divergence import K_T_WARM_UP, DivergedError
@@ -24,6 +25,8 @@ from began.params import Params
 from began.seeds import derive_seed
 
 MOST_STEPS_A_RECORD = 256
+Losses = Callable[..., tuple[Tensor, Tensor, Tensor]]
+NUM_EMBEDDED = 4096  # rows whose embeddings G's start is fitted to
 CURVE = ("step", "M_global", "L_real", "L_fake", "L_D", "L_G", "k_t", "learning_rate", "images_per_second")
 
 
@@ -51,7 +54,8 @@ class Record:
 def record_interval(step: int) -> int:
     """Steps from `step` to the next record: 1 at first, then a power of two that is a 32nd to a 64th of the run so far.
 
-    Of the step alone, so that a run that goes on beyond its end has the points of one that was longer from the start.
+    step: since G began. Of it alone, so that a run that goes on beyond its end has the points of one that was longer
+    from the start.
     """
     return min(1 << max(0, step.bit_length() - 6), MOST_STEPS_A_RECORD)
 
@@ -92,6 +96,18 @@ class Players(nn.Module):
         if self.lambda_e:
             L_G = L_fake + self.lambda_e * _energy_of_halves(features, h)
         return L_real, L_fake.detach(), equilibrium.scale_gradient(L_G, -k)
+
+
+    def warm_up(self, x: Tensor, noise: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """D alone, as k_0 = 0 has it in the paper's first step: (L(x), 0, 0).
+
+        noise (B, N_h), in standard deviations of h over the batch, is added to h: what lies between the embeddings of
+        images is then reconstructed too, as in an auto-encoder of constant variance (Ghosh et al. 2020).
+        """
+        h = self.D.encoder(x, carry)
+        h = h + noise * h.detach().std(dim=0, correction=0)
+        L_real = equilibrium.reconstruction_loss(x, self.D.decoder(h, carry), self.eta).mean()
+        return L_real, torch.zeros_like(L_real), torch.zeros_like(L_real)
 
 
 def _energy_of_halves(features: Tensor, h: Tensor) -> Tensor:
@@ -154,44 +170,70 @@ class Training:
 
         But for the carry: they change when `num_done` reaches `vanishing_residual_steps`.
         """
-        train, gamma = self.params.train, self.params.gamma
-        z = uniform_z(len(x), train.N_h, self.z_generator)
-        carry = None
-        if self.num_done < train.vanishing_residual_steps:
-            carry = 1 - self.step_count / train.vanishing_residual_steps
+        train = self.params.train
+        if train.mirror:
+            mirrored = torch.rand(len(x), 1, 1, 1, generator=self.z_generator, device=self.device) < 0.5
+            x = torch.where(mirrored, x.flip(3), x)
+        carry = self._carry()
         self.optimizer.zero_grad(set_to_none=True)
-        L_real, L_fake, L_G = self._backward(x, z, carry)
+        if self.num_done < train.warm_up_steps:
+            noise = torch.randn(len(x), train.N_h, generator=self.z_generator, device=self.device)
+            L_real, L_fake, L_G = self._backward(x, noise * train.warm_up_noise, carry, self.players.warm_up)
+        else:
+            z = uniform_z(len(x), train.N_h, self.z_generator)
+            L_real, L_fake, L_G = self._backward(x, z, carry, partial(self.players, k_t=self.k_t))
         self.optimizer.step()
         with torch.no_grad():
-            L_D = equilibrium.discriminator_loss(L_real, L_G, self.k_t)
-            M_global = equilibrium.convergence(L_real, L_fake, gamma)
-            self.k_t.copy_(equilibrium.next_k_t(self.k_t, L_real, L_fake, gamma, self.params.lambda_k))
-            self.sums += torch.stack((M_global, L_real, L_fake, L_G, L_D))
-            self.window_sum += M_global
             self.step_count += 1
-            at_bound = ((self.k_t <= 0) | (self.k_t >= 1)) & (self.step_count > K_T_WARM_UP)
-            self.steps_at_bound.copy_((self.steps_at_bound + 1) * at_bound)
-            self.most_at_bound.copy_(torch.maximum(self.most_at_bound, self.steps_at_bound))
-            self._average()
+            if self.num_done >= train.warm_up_steps:
+                self._balance(L_real, L_fake, L_G)
+                self._average()
             if train.learning_rate_decay == "cosine":
                 self._follow_cosine()
+
+    def _carry(self) -> Tensor | None:
+        num_steps = self.params.train.vanishing_residual_steps
+        return 1 - self.step_count / num_steps if self.num_done < num_steps else None
+
+    def _balance(self, L_real: Tensor, L_fake: Tensor, L_G: Tensor) -> None:
+        """The next k_t, and what the curve says of this step."""
+        train, gamma = self.params.train, self.params.gamma
+        L_D = equilibrium.discriminator_loss(L_real, L_G, self.k_t)
+        M_global = equilibrium.convergence(L_real, L_fake, gamma)
+        self.k_t.copy_(equilibrium.next_k_t(self.k_t, L_real, L_fake, gamma, self.params.lambda_k))
+        self.sums += torch.stack((M_global, L_real, L_fake, L_G, L_D))
+        self.window_sum += M_global
+        at_bound = ((self.k_t <= 0) | (self.k_t >= 1)) & (self.step_count > train.warm_up_steps + K_T_WARM_UP)
+        self.steps_at_bound.copy_((self.steps_at_bound + 1) * at_bound)
+        self.most_at_bound.copy_(torch.maximum(self.most_at_bound, self.steps_at_bound))
 
     def count(self) -> None:
         """The host's part of a step: what it decides now and then, from the number of steps alone."""
         self.num_done += 1
         train = self.params.train
-        if train.learning_rate_decay == "plateau" and self.num_done % train.decay_steps == 0:
+        num_played = self.num_done - train.warm_up_steps
+        if train.learning_rate_decay == "plateau" and num_played > 0 and num_played % train.decay_steps == 0:
             self._halve_on_plateau()
 
-    def _backward(self, x: Tensor, z: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def start_G(self, batches: Iterable[Tensor]) -> None:
+        """The end of the warm-up: G begins as D's decoder, fitted to the embeddings of rows (B, S, S, 3) uint8."""
+        D = self.players.D
+        with torch.no_grad():
+            carry = self._carry()
+            h = torch.cat([D.encoder(pixels_to_input(rows.to(self.device)), carry) for rows in batches])
+        for G in (self.players.G, self.G_ema):
+            G.start_as(D.decoder, h)
+        self.end_record()
+
+    def _backward(self, x: Tensor, z: Tensor, carry: Tensor | None, losses_of: Losses) -> tuple[Tensor, Tensor, Tensor]:
         """Leaves both players' gradients; returns L_real, L_fake and L_G."""
         num = len(x)
 
         def backward(x: Tensor, z: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16", cache_enabled=False):
-                L_real, L_fake, L_G = self.players(x, z, self.k_t, carry)
+                L_real, L_fake, L_G = losses_of(x, z, carry=carry)
             part = len(x) / num
-            ((L_real + L_G) * part).backward()
+            ((L_real + L_G) * part).backward()  # type: ignore[no-untyped-call]
             return torch.stack((L_real, L_fake, L_G)).detach() * part
 
         if self.halves is None:
@@ -275,8 +317,9 @@ class Training:
         """
         if missing := {"z_generator", *self._COUNTS} - tensors.keys():
             raise ValueError(f"{min(missing)}: is missing")
-        for parameter in self.players.parameters():
-            if tensors["num_done"] and not self.optimizer.state[parameter]:  # made by its first step otherwise
+        for name, parameter in self.players.named_parameters():
+            first = self.params.train.warm_up_steps if name.startswith("G.") else 0
+            if tensors["num_done"] > first and not self.optimizer.state[parameter]:  # made by its first step otherwise
                 self.optimizer.state[parameter] = {
                     "step": torch.zeros((), device=self.device),
                     "exp_avg": torch.zeros_like(parameter),
@@ -323,6 +366,8 @@ def train(training: Training, batches: Batches, record_every: int | None = None)
     two steps, a state that is saved and loaded, say, changes no number. The record at the end closes no interval, so
     that a state taken then goes on as if there had been no end.
 
+    The first record is of the first step after the warm-up, whose end starts G.
+
     Raises DivergedError when a loss is no longer finite, at the record that shows it.
     """
     settings = training.params.train
@@ -330,8 +375,15 @@ def train(training: Training, batches: Batches, record_every: int | None = None)
     update = _update_of(training, batches)
     while training.num_done < settings.num_steps:
         step = training.num_done
-        interval = record_every or record_interval(step)
-        due = (step // interval + 1) * interval
+        if step < settings.warm_up_steps:
+            for _ in _warm_up(training, batches, update):
+                yield None
+            last_step, last_time = training.num_done, time.perf_counter()
+            update = _update_of(training, batches)
+            continue
+        num_played = step - settings.warm_up_steps
+        interval = record_every or record_interval(num_played)
+        due = step - num_played % interval + interval
         stop = min(due, settings.num_steps, step + MOST_PLANNED)
         batches.seek(step, stop - step)
         while training.num_done < stop:
@@ -352,6 +404,23 @@ def train(training: Training, batches: Batches, record_every: int | None = None)
             training.end_record()
         yield record
         last_step, last_time = stop, time.perf_counter()
+
+
+def _warm_up(training: Training, batches: Batches, update: Callable[[], None]) -> Iterator[None]:
+    """D alone, to the end of the warm-up, where G starts; yields after each step."""
+    end = training.params.train.warm_up_steps
+    while training.num_done < end:
+        step = training.num_done
+        stop = min(end, step + MOST_PLANNED)
+        batches.seek(step, stop - step)
+        while training.num_done < stop:
+            batches.fetch()
+            update()
+            training.count()
+            if training.num_done == end:
+                num_read = -(-NUM_EMBEDDED // batches.batch_size)
+                training.start_G(batches.rows(step) for step in range(max(0, end - num_read), end))
+            yield None
 
 
 def _update_of(training: Training, batches: Batches) -> Callable[[], None]:

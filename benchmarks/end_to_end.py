@@ -72,6 +72,7 @@ def cut(params: Params, divisor: int) -> Params:
         "download": {"source": "avatars", "num_images": params.download.num_images // divisor},
         "train": {
             "num_steps": train_params.num_steps // divisor,
+            "warm_up_steps": train_params.warm_up_steps // divisor,
             "decay_steps": train_params.decay_steps // divisor,
             "vanishing_residual_steps": train_params.vanishing_residual_steps // divisor,
         },

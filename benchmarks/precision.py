@@ -78,6 +78,7 @@ def main() -> None:
         "batch_size": arguments.batch_size,
         "num_steps": arguments.steps,
         "decay_steps": arguments.steps,
+        "warm_up_steps": 0,
     }
     params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from began.batches import output_to_pixels
 from began.networks import SMALLEST, Decoder, Discriminator, Encoder, Generator
+from began.sampling import Pixels
 
 
 class PlainDecoder(Decoder):
@@ -47,8 +50,13 @@ class TextbookTraining:
         gamma: float = 0.5,
         lambda_k: float = 0.001,
         learning_rate: float = 1e-4,
+        normal_z: bool = False,
+        batch_norm: bool = False,
     ) -> None:
-        """Starts from copies of the weights of `G` and `D`, on their device."""
+        """Starts from copies of the weights of `G` and `D`, on their device.
+
+        normal_z: z is normal, not uniform. batch_norm: behind each convolution but the last, before the ELU.
+        """
         device = next(G.parameters()).device
         size = SMALLEST * 2 ** (len(G.convolutions) // 2 - 1)
         architecture = (size, G.n_filters, G.project.in_features, G.skip_connections)
@@ -56,14 +64,18 @@ class TextbookTraining:
         self.D = PlainDiscriminator(*architecture).to(device)
         self.G.load_state_dict(G.state_dict())
         self.D.load_state_dict(D.state_dict())
+        if batch_norm:
+            _normalise(self.G)
+            _normalise(self.D.encoder)
+            _normalise(self.D.decoder)
+        self.normal_z = normal_z
         self.adam_G = torch.optim.Adam(self.G.parameters(), lr=learning_rate, betas=(0.5, 0.999))
         self.adam_D = torch.optim.Adam(self.D.parameters(), lr=learning_rate, betas=(0.5, 0.999))
         self.gamma, self.lambda_k, self.k_t = gamma, lambda_k, 0.0
 
     def step(self, x: Tensor) -> float:
         """One update of D, one of G; x (B, 3, S, S) in [−1, 1]. Returns M_global."""
-        z = torch.rand(len(x), self.G.project.in_features, device=x.device) * 2 - 1
-        fake = self.G(z)
+        fake = self.G(self._draw_z(len(x)).to(x.device))
         self.adam_D.zero_grad()
         L_real = (x - self.D(x)).abs().mean()
         L_fake = (fake.detach() - self.D(fake.detach())).abs().mean()
@@ -76,3 +88,30 @@ class TextbookTraining:
         balance = (self.gamma * L_real - L_G).item()
         self.k_t = min(max(self.k_t + self.lambda_k * balance, 0.0), 1.0)
         return L_real.item() + abs(balance)
+
+    @torch.no_grad()
+    def samples(self, num: int, batch_size: int = 100) -> Pixels:
+        """(num, S, S, 3) uint8, of the generator as it is: the textbook averages nothing."""
+        device = next(self.G.parameters()).device
+        z = (self._draw_z(min(batch_size, num - first)).to(device) for first in range(0, num, batch_size))
+        return np.concatenate([output_to_pixels(self.G(batch)).cpu().numpy() for batch in z])
+
+    def _draw_z(self, num: int) -> Tensor:
+        N_z = self.G.project.in_features
+        return torch.randn(num, N_z) if self.normal_z else torch.rand(num, N_z) * 2 - 1
+
+
+def reset_to_pytorch(network: nn.Module) -> None:
+    """The initial weights that PyTorch gives: uniform with variance 1 / (3 · fan in), biases too."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.reset_parameters()
+
+
+def _normalise(network: Encoder | Decoder) -> None:
+    """BatchNorm behind each convolution of `network` but the decoder's last."""
+    for name, convolution in list(network.named_modules()):
+        if isinstance(convolution, nn.Conv2d) and name != "last":
+            wrapped = nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels).to(convolution.weight.device))
+            parent, _, key = name.rpartition(".")
+            setattr(network.get_submodule(parent), key, wrapped)

@@ -132,6 +132,7 @@ def _our_step(case: Case, device: torch.device, precision: str) -> tuple[Trainin
         "batch_size": case.batch_size,
         "precision": precision,
         "vanishing_residual_steps": 0,
+        "warm_up_steps": 0,
     }
     params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
     training = Training(params, case.image_size, device)

@@ -12,6 +12,7 @@ from pipeline.clean import clean
 from pipeline.compare import compare
 from pipeline.download import download
 from pipeline.evaluate import evaluate
+from pipeline.export import export
 from pipeline.log import log
 from pipeline.preprocess import preprocess
 from pipeline.sample import sample
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (download, preprocess, train, evaluate, sample, compare, log, clean, ui):
+for command in (download, preprocess, train, evaluate, sample, export, compare, log, clean, ui):
     app.command()(command)
 
 

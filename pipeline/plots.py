@@ -161,7 +161,7 @@ def curves(history: History, gamma: float, theme: Theme, narrow: bool = False) -
     _log_scale(losses, np.concatenate((gamma * history["L_real"], history["L_real"], history["L_fake"])))
     _label(losses, "losses", theme)
     # At γ = 1 the target is L_real itself, and its line lies on the other.
-    names = [("L_real", theme.real), ("L_fake", theme.fake)] + ([("– – γ·L_real", theme.real)] if gamma < 1 else [])
+    names = [("L_real", theme.real), ("L_fake", theme.fake)] + ([("– – γ·L_real", theme.real)] if gamma != 1 else [])
     for i, (name, colour) in enumerate(names):
         losses.text(
             0.98, 0.93 - 0.11 * i, name, color=colour, fontsize=8, ha="right", va="center", transform=losses.transAxes

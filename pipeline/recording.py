@@ -68,7 +68,7 @@ class Recorder:
             self._warn_once("k_t", warn_of_k_t(record.step, record.steps_at_bound))
         if self._distances.are_due:
             self._run.log(self._training.num_done, self._distances.measure())
-        if record is not None and self._pictures.are_due:
+        if self._pictures.are_due:
             self._log_pictures(self._pictures.draw())
             self._warn_once("collapse", self._pictures.warn_of_collapse())
 
@@ -157,7 +157,10 @@ class _Distances:
 
     @property
     def are_due(self) -> bool:
-        return self._distance is not None and self._training.num_done % self._every == 0
+        step = self._training.num_done
+        return (
+            self._distance is not None and step % self._every == 0 and step > self._training.params.train.warm_up_steps
+        )
 
     def measure(self) -> dict[str, float]:
         """Adds the point of this step, and returns it as a metric."""
@@ -193,18 +196,22 @@ class _Pictures:
         self._train = file.train[:NUM_TILES]
         self._samples = self._train[:0]
         # A power of two, so that the steps of a longer run are among those of a shorter one, and all have a record.
+        train = training.params.train
+        self._first = train.warm_up_steps
         self._interval = 1
-        while self._interval * NUM_PICTURES < training.params.train.num_steps:
+        while self._interval * NUM_PICTURES < train.num_steps - self._first:
             self._interval *= 2
 
     @property
     def are_due(self) -> bool:
         step = self._training.num_done
-        return step % self._interval == 0 or step == self._training.params.train.num_steps
+        return self._is_regular(step) or step == self._training.params.train.num_steps
 
     def draw(self) -> list[Path]:
-        """Writes those of this step, and returns them; before the first step there are samples only."""
+        """Writes those of this step, and returns them: none before G has begun, samples only where D has not."""
         step = self._training.num_done
+        if step < self._first:
+            return []
         return [self._write_samples(step), self._write_reconstructions(step)] if step else [self._write_samples(0)]
 
     def read(self) -> dict[str, bytes]:
@@ -217,7 +224,7 @@ class _Pictures:
         paths = []
         for name, png in pictures.items():
             path = self._folder / name
-            if int(path.stem) % self._interval == 0:
+            if self._is_regular(int(path.stem)):
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(png)
                 paths.append(path)
@@ -226,6 +233,9 @@ class _Pictures:
     def warn_of_collapse(self) -> str | None:
         """Words about the samples drawn last, where they are too much alike."""
         return warn_of_collapse(self._training.num_done, self._samples, self._train)
+
+    def _is_regular(self, step: int) -> bool:
+        return step >= self._first and (step - self._first) % self._interval == 0
 
     def _write_samples(self, step: int) -> Path:
         path = self._folder / "samples" / f"{step:07d}.png"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+TRAINED = Path("data/model")
 MOST = 1_000_000  # 3 GB as an array at 32×32; another seed gives the next million
 
 
@@ -16,7 +17,13 @@ def sample(
     out: Annotated[Path, typer.Option(help=".png: one grid; .npz: an array; no suffix: a folder of PNGs.")] = Path(
         "samples.png"
     ),
-    model: Annotated[Path, typer.Option(help="Model folder, or a generator.safetensors in one.")] = Path("data/model"),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model folder, a generator.safetensors in one, or the name of weights that ship.",
+            show_default="data/model where it is, else avatars32, which ships",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Make faces with the averaged generator.
@@ -29,8 +36,7 @@ def sample(
         raise ValueError(f"--out: {str(out)!r}: the folder {str(out.parent)!r} does not exist")
     if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out: {str(out)!r}: expected a new or an empty folder")
-    if not model.exists():
-        raise ValueError(f"{model}: no trained model there; `make repro` trains one, --model names another")
+    found = _find(model)
     import math
 
     import numpy as np
@@ -41,7 +47,7 @@ def sample(
     from began.images import grid, png_bytes, write_png
     from began.sampling import draw_z, generate
 
-    G = read_generator(model).to(resolve_device(device))
+    G = read_generator(found).to(resolve_device(device))
     batches = generate(G, draw_z(num, G.project.in_features, seed))
     if out.suffix == "":
         with replace_folder(out) as folder:
@@ -59,6 +65,26 @@ def sample(
     else:
         write_png(out, grid(images, columns=math.ceil(math.sqrt(num))))
     print(f"{num} faces in {out}")
+
+
+def _find(model: str | None) -> Path:
+    """The folder or file that `--model` means; ValueError where there is none."""
+    from began.pretrained import BEST, folder_of, names
+
+    if model is not None:
+        shipped = folder_of(model)
+        found = shipped if shipped is not None and not Path(model).exists() else Path(model)
+        if not found.exists():
+            raise ValueError(
+                f"{model}: no trained model there; `make repro` trains one, and {' and '.join(names())} ship"
+            )
+        return found
+    if TRAINED.exists():
+        return TRAINED
+    shipped = folder_of(BEST)
+    assert shipped is not None
+    print(f"No {TRAINED} yet: the faces are of {BEST}, the weights that ship. `make repro` trains your own.")
+    return shipped
 
 
 if __name__ == "__main__":

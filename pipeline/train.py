@@ -123,6 +123,9 @@ def _run(job: Job, start: RunState, stop: Stop) -> None:
                 note = f"M_global {record.M_global:.4f} · k_t {record.k_t:.3f}"
                 bar.update(Progress(record.step * batch_size, num_steps * batch_size, note=note))
                 last = record
+            elif training.num_done <= settings.train.warm_up_steps and training.num_done % 16 == 0:
+                note = f"D alone; G starts at step {settings.train.warm_up_steps:,}"
+                bar.update(Progress(training.num_done * batch_size, num_steps * batch_size, note=note))
             # No state of the last step before the model is in its place: it would say that there is nothing to do.
             if training.num_done < num_steps:
                 if stop.kind is not None:

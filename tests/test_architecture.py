@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Each module may import from the lines above its own only.
 LAYERS = [
     "began began.cuda_graph began.divergence began.energy began.files began.isolated began.parallel began.progress "
-    "began.seeds pipeline",
+    "began.seeds began.pretrained pipeline",
     "began.networks began.equilibrium began.hdf5 began.images began.params began.archives began.card began.devices",
     "began.batches began.checkpoint began.features began.resume began.sources",
     "began.training began.sampling began.metrics began.neighbours began.attributes began.feature_cache",
@@ -29,7 +29,7 @@ LAYERS = [
     "pipeline.pictures pipeline.runs",
     "pipeline.comparison",
     "pipeline.download pipeline.preprocess pipeline.train pipeline.evaluate "
-    "pipeline.sample pipeline.log pipeline.clean pipeline.compare pipeline.ui",
+    "pipeline.sample pipeline.export pipeline.log pipeline.clean pipeline.compare pipeline.ui",
     "pipeline.cli",
 ]
 SINGLE_USERS = {

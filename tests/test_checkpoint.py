@@ -9,7 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from began.checkpoint import _digest, read_description, read_generator, read_model, write_description, write_model
+from began.checkpoint import (
+    _digest,
+    read_description,
+    read_generator,
+    read_model,
+    write_description,
+    write_half,
+    write_model,
+)
 from began.files import sha256
 from began.networks import Discriminator, Generator
 from began.params import load_params
@@ -64,7 +72,7 @@ def test_a_generator_that_is_not_the_one_described_is_refused(tmp_path):
 def test_the_description_holds_what_a_repetition_needs(tmp_path):
     make_model(tmp_path / "model")
     description = read_description(tmp_path / "model")
-    assert description["parameters"]["gamma"] == 1.0
+    assert description["parameters"]["gamma"] == 1.5
     assert description["parameters"]["train.n_filters"] == 4
     assert description["data"] == DATA
     assert description["precision"] == "float32"
@@ -75,6 +83,33 @@ def test_the_weights_are_plain_safetensors(tmp_path):
     (G, *_), _ = make_model(tmp_path / "model")
     tensors = load_file(tmp_path / "model" / "generator.safetensors")
     assert torch.equal(tensors["last.bias"], G.last.bias)
+
+
+def test_a_copy_in_half_precision_is_the_same_model_to_eleven_bits(tmp_path):
+    make_model(tmp_path / "model")
+    (tmp_path / "half").mkdir()
+    model = read_model(tmp_path / "model")
+    digest = write_half(model, tmp_path / "half")
+    half = read_model(tmp_path / "half")
+    assert half.digest == digest != model.digest
+    assert half.description["parameters"] == model.description["parameters"]
+    for name in ("G", "G_ema", "D"):
+        pairs = zip(getattr(half, name).parameters(), getattr(model, name).parameters(), strict=True)
+        for rounded, weight in pairs:
+            assert rounded.dtype == torch.float32
+            torch.testing.assert_close(rounded, weight, rtol=2**-11, atol=2**-25)
+    sizes = [(tmp_path / folder / "generator.safetensors").stat().st_size for folder in ("half", "model")]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_named(tmp_path):
+    make_model(tmp_path / "model")
+    model = read_model(tmp_path / "model")
+    path = tmp_path / "model" / "generator.safetensors"
+    save_file(load_file(path) | {"last.bias": torch.full((3,), 1e5)}, path)
+    (tmp_path / "half").mkdir()
+    with pytest.raises(ValueError, match=r"generator\.safetensors: last\.bias: holds a number above 65504"):
+        write_half(model, tmp_path / "half")
 
 
 def damage_weights(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from began import __version__
 from pipeline.cli import main
 
-COMMANDS = ("download", "preprocess", "train", "evaluate", "sample", "compare", "log", "ui")
+COMMANDS = ("download", "preprocess", "train", "evaluate", "sample", "export", "compare", "log", "ui")
 CODE = Path(__file__).resolve().parent.parent
 
 # Importing one of these takes longer than `--help` may.

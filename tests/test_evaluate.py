@@ -62,7 +62,14 @@ def write_images(path: Path, num_train: int, num_held_out: int, image_size: int 
 def write_params(path: Path, repository: Path, num_samples: int) -> None:
     params = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
     quick = params["profiles"]["quick"]
-    quick["train"] |= {"n_filters": 2, "N_h": 4, "batch_size": 4, "num_steps": 8, "precision": "float32"}
+    quick["train"] |= {
+        "n_filters": 2,
+        "N_h": 4,
+        "batch_size": 4,
+        "warm_up_steps": 0,
+        "num_steps": 8,
+        "precision": "float32",
+    }
     quick["train"]["evaluate_every"] = 2
     quick["evaluate"]["num_samples"] = num_samples
     path.write_text(yaml.safe_dump(params), encoding="utf-8")

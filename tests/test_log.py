@@ -83,7 +83,14 @@ class Workspace:
 def make_noise(folder: Path, batch_size: int, num_steps: int) -> None:
     """images.h5 of noise, and params.yaml of a small training on it."""
     document = yaml.safe_load((CODE / "params.yaml").read_text(encoding="utf-8"))
-    settings = {"n_filters": 2, "N_h": 4, "batch_size": batch_size, "num_steps": num_steps, "precision": "float32"}
+    settings = {
+        "n_filters": 2,
+        "N_h": 4,
+        "warm_up_steps": 0,
+        "batch_size": batch_size,
+        "num_steps": num_steps,
+        "precision": "float32",
+    }
     settings |= {"evaluate_every": 12}
     document["profiles"]["quick"]["train"] |= settings
     (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")

@@ -91,6 +91,23 @@ def test_folded_decoder_is_the_plain_decoder(skip_connections, carry):
         torch.testing.assert_close(decoder(h), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_G_starts_as_the_decoder_of_vectors_like_the_embeddings():
+    """Mean and covariance of what enters the convolutions; from there on G is D's decoder."""
+    torch.manual_seed(0)
+    G, decoder = Generator(32, 2, 6, True).double(), Decoder(32, 2, 6, True).double()
+    torch.nn.init.normal_(decoder.project.bias)
+    h = torch.randn(5000, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64) + 3
+    G.start_as(decoder, h)
+    z = torch.rand(400_000, 6, dtype=torch.float64) * 2 - 1
+    ours, theirs = G.project(z), decoder.project(h)
+    scale = theirs.std()
+    assert (ours.mean(0) - theirs.mean(0)).abs().max() < 0.02 * scale
+    assert (torch.cov(ours.T) - torch.cov(theirs.T)).abs().max() < 0.02 * scale**2
+    with torch.no_grad():
+        decoder.project.load_state_dict(G.project.state_dict())
+        torch.testing.assert_close(G(z[:4]), decoder(z[:4]))
+
+
 def test_upsample_convolve_equals_upsampling_then_convolving_borders_included():
     torch.manual_seed(2)
     convolution = nn.Conv2d(3, 4, 3, padding=1).double()

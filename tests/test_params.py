@@ -85,7 +85,7 @@ def test_an_unknown_key_is_named(path: tuple[str, ...], tmp_path: Path) -> None:
     ("path", "value"),
     [
         (("gamma",), 0),
-        (("gamma",), 1.1),
+        (("gamma",), 4.1),
         (("gamma",), float("nan")),
         (("gamma",), "0.7"),
         (("gamma",), True),
@@ -114,6 +114,7 @@ def test_an_unknown_key_is_named(path: tuple[str, ...], tmp_path: Path) -> None:
         (("profiles", "quick", "train", "learning_rate"), 0),
         (("profiles", "quick", "train", "beta_2"), 1.0),
         (("profiles", "quick", "train", "lambda_e"), -0.1),
+        (("profiles", "quick", "train", "warm_up_steps"), -1),
         (("profiles", "quick", "train", "learning_rate_decay"), "step"),
         (("profiles", "quick", "train", "precision"), "float16"),
         (("profiles", "quick", "evaluate", "num_samples"), 1),
@@ -135,6 +136,11 @@ def test_a_floor_above_the_learning_rate_is_refused(tmp_path: Path) -> None:
     text = message(changed(("profiles", "quick", "train", "learning_rate_floor"), 0.5, tmp_path))
     assert "learning_rate_floor" in text
     assert "0.5" in text
+
+
+def test_a_warm_up_leaves_steps_for_G(tmp_path: Path) -> None:
+    text = message(changed(("profiles", "quick", "train", "warm_up_steps"), 100_000, tmp_path))
+    assert "warm_up_steps 100000 leaves none of num_steps" in text
 
 
 def test_an_energy_distance_needs_a_batch_with_pairs(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(900)  # the sweep runs the whole pipeline
 
 TINY = {
     "preprocess": {"held_out": 0.4},
-    "train": {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 24},
+    "train": {"n_filters": 4, "N_h": 8, "batch_size": 4, "warm_up_steps": 0, "num_steps": 24},
     "evaluate": {"num_samples": 16},
 }
 LOW, HIGH = "sweep-gamma-0.3", "sweep-gamma-0.7"

@@ -45,7 +45,13 @@ def workspace(tmp_path_factory):
         patch.delenv("DVC_ROOT", raising=False)
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         params["download"] |= {"source": "avatars", "num_images": 40}
-        params["profiles"]["quick"]["train"] |= {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 50}
+        params["profiles"]["quick"]["train"] |= {
+            "n_filters": 4,
+            "N_h": 8,
+            "batch_size": 4,
+            "warm_up_steps": 0,
+            "num_steps": 50,
+        }
         Path("params.yaml").write_text(yaml.safe_dump(params))
         for stage in ("download", "preprocess", "train"):
             run(stage)
@@ -91,7 +97,7 @@ def test_pictures_of_samples_and_reconstructions_lie_beside_the_model(workspace)
 def test_the_model_says_what_made_it(workspace):
     description = json.loads(Path("data/model/model.json").read_text())
     assert description["step"] == 50
-    assert description["parameters"]["gamma"] == 1.0
+    assert description["parameters"]["gamma"] == 1.5
     assert description["data"]["source"] == "avatars"
     assert description["data"]["num_train"] == 32
     read_model(Path("data/model"))
@@ -143,13 +149,26 @@ def test_a_weights_file_can_be_named(workspace):
     assert Path("two.png").exists()
 
 
+def test_an_exported_model_is_sampled_like_any_other(workspace, capsys):
+    run("export", "shared")
+    assert "shared: 0." in capsys.readouterr().out
+    for model, name in (("shared", "half.npz"), ("data/model", "whole.npz")):
+        run("sample", "--num", "4", "--model", model, "--out", name)
+    half, whole = (np.load(name)["images"].astype(int) for name in ("half.npz", "whole.npz"))
+    assert np.abs(half - whole).max() <= 3  # of 255: weights have eleven bits
+    assert not list(Path("shared").rglob("*.png"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("export", "data"), "data: expected a new or an empty folder"),
+        (("export", "none/x"), "the folder 'none' does not exist"),
+        (("export", "new", "--model", "data"), "data/model.json: no such file"),
         (("sample", "--out", "x.jpg"), "'x.jpg', expected a name that ends in .png or .npz"),
         (("sample", "--out", "none/x.png"), "the folder 'none' does not exist"),
         (("sample", "--out", "data"), "expected a new or an empty folder"),
-        (("sample", "--model", "nowhere"), "nowhere: no trained model there; `make repro` trains one"),
+        (("sample", "--model", "nowhere"), "nowhere: no trained model there; `make repro` trains one, and avatars32"),
         (("sample", "--model", "data"), "data/model.json: no such file"),
         (("train", "params.yaml"), "params.yaml"),
         (("train", "nowhere.h5"), "nowhere.h5"),
@@ -517,7 +536,7 @@ def test_a_failed_run_leaves_the_older_model_alone(workspace, capsys, tmp_path):
 
 def test_bfloat16_where_it_is_slower_costs_a_line_with_the_reason(workspace, capsys, tmp_path):
     params = yaml.safe_load(Path("params.yaml").read_text())
-    params["profiles"]["quick"]["train"] |= {"precision": "bfloat16", "num_steps": 2}
+    params["profiles"]["quick"]["train"] |= {"precision": "bfloat16", "num_steps": 2, "warm_up_steps": 0}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     run("train", "data/images.h5", str(tmp_path / "model"), "--params", str(tmp_path / "params.yaml"))
     warned = re.findall(

@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 def settings(gamma: float = 0.7, lambda_k: float = 0.01, seed: int = 0, **changes) -> Params:
     """params.yaml's quick profile, made tiny and slow; `changes` go to its train section."""
     params = load_params(Path(__file__).parents[1] / "params.yaml")
-    tiny = {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 6, "precision": "float32"}
+    tiny = {"n_filters": 4, "N_h": 8, "batch_size": 4, "warm_up_steps": 0, "num_steps": 6, "precision": "float32"}
     slow = {"learning_rate": 4e-4, "learning_rate_floor": 4e-5}
     return params.model_copy(
         update={
@@ -258,8 +258,8 @@ def test_the_steps_of_records_are_those_of_every_longer_run():
 
 
 @pytest.mark.parametrize("decay", ["cosine", "plateau"])
-@pytest.mark.parametrize("vanishing_residual_steps", [0, 70])
-def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(decay, vanishing_residual_steps):
+@pytest.mark.parametrize(("vanishing_residual_steps", "warm_up_steps"), [(0, 0), (70, 0), (0, 33)])
+def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(decay, vanishing_residual_steps, warm_up_steps):
     """Regression of predecessors, whose checkpoints omit k_t, the optimizer's state and the learning rate."""
 
     def begin(num_steps: int = 80):
@@ -268,6 +268,7 @@ def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(decay, va
             learning_rate_decay=decay,
             decay_steps=9,
             vanishing_residual_steps=vanishing_residual_steps,
+            warm_up_steps=warm_up_steps,
             gamma=1.0,
             lambda_k=0.1,
         )
@@ -278,8 +279,8 @@ def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(decay, va
 
     whole, batches = begin()
     expected = numbers(train(whole, batches))
-    assert whole.k_t > 0
-    for cut in (1, 33, 67, 70):  # 67 lies between two records
+    assert whole.k_t > 0 or warm_up_steps
+    for cut in (1, 33, 34, 67, 70):  # 67 lies between two records, unless there was a warm-up
         first, batches = begin()
         records = list(itertools.islice(train(first, batches), cut))
         second, batches = begin()
@@ -288,15 +289,72 @@ def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(decay, va
         assert numbers(records) == expected
         assert same_state(second, whole)
 
-    # … and so does one that had come to its end, at a step without a record.
+    # … and so does one that had come to its end, at a step without a record, unless there was a warm-up.
     shorter, batches = begin(num_steps=67)
     records = list(train(shorter, batches))
     assert records[-1].step == 67
     longer, batches = begin()
     longer.load_state_dict(shorter.state_dict())
-    records = [*records[:-1], *train(longer, batches)]
+    regular = {record.step for record in expected}
+    records = [*(record for record in records if record is None or record.step in regular), *train(longer, batches)]
     assert numbers(records) == expected
     assert same_state(longer, whole)
+
+
+def test_in_the_warm_up_D_learns_alone_to_reconstruct():
+    """Against an auto-encoder's own loop; nothing else moves."""
+    params = settings(num_steps=10, warm_up_steps=5, warm_up_noise=0.3, learning_rate_floor=4e-4)  # a constant rate
+    training, batches = with_batches(Training(params, 32, CPU), random_rows())
+    D, before = copy.deepcopy(training.players.D), copy.deepcopy(training.players.G)
+    adam = torch.optim.Adam(D.parameters(), 4e-4, (params.train.beta_1, params.train.beta_2))
+    training.halves = None  # noise is scaled by the spread of each half's embeddings
+    draw = torch.Generator().manual_seed(derive_seed(params.seed, "training z"))
+    for step in range(4):
+        x = batches.rows(step).permute(0, 3, 1, 2) / 127.5 - 1
+        h = D.encoder(x)
+        spread = (h - h.mean(0)).square().mean(0).sqrt().detach()
+        h = h + 0.3 * torch.randn(4, 8, generator=draw) * spread
+        adam.zero_grad()
+        (x - D.decoder(h)).abs().mean().backward()
+        adam.step()
+    assert list(itertools.islice(train(training, batches), 4)) == [None] * 4
+    for a, b in zip(D.parameters(), training.players.D.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=4e-4 / 50)
+    for G in (training.players.G, training.G_ema):
+        assert all(torch.equal(a, b) for a, b in zip(G.parameters(), before.parameters(), strict=True))
+    assert training.k_t == 0
+
+
+def test_G_starts_at_the_end_of_the_warm_up_and_so_does_the_curve():
+    training, batches = with_batches(Training(settings(num_steps=40, warm_up_steps=7), 32, CPU), random_rows())
+    steps = train(training, batches)
+    assert [next(steps) for _ in range(7)] == [None] * 7
+    rows = torch.cat([batches.rows(step) for step in range(7)])
+    h = training.players.D.encoder(rows.permute(0, 3, 1, 2) / 127.5 - 1)
+    expected = Generator(32, 4, 8, True)
+    expected.start_as(training.players.D.decoder, h.detach())
+    for G in (training.players.G, training.G_ema):
+        for a, b in zip(expected.parameters(), G.parameters(), strict=True):
+            # Axes of a principal component may point either way.
+            torch.testing.assert_close(a.abs(), b.abs(), rtol=1e-3, atol=1e-4)
+    records = [record for record in steps if record]
+    assert [record.step for record in records] == list(range(8, 41))
+    assert all(record.L_fake > 0 for record in records)
+
+
+def test_mirror_turns_half_of_the_images_over_and_leaves_the_rest():
+    training = Training(settings(mirror=True, batch_size=64), 32, CPU)
+    x = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seen = []
+    training._backward = lambda x, z, carry, losses_of: seen.append(x) or (x.mean(),) * 3
+    training.optimizer.step = lambda: None
+    for _ in range(4):
+        training.update(x)
+    turned = torch.stack([(batch == x.flip(3)).flatten(1).all(1) for batch in seen])
+    left = torch.stack([(batch == x).flatten(1).all(1) for batch in seen])
+    assert (turned ^ left).all()
+    assert 90 < turned.sum() < 166  # of 256; drawn anew for each batch
+    assert not torch.equal(turned[0], turned[1])
 
 
 def same_state(a: Training, b: Training) -> bool:

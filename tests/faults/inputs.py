@@ -41,7 +41,15 @@ Prepare = Callable[["Place"], object]
 
 def tiny_settings() -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load(SETTINGS)
-    tiny = {"n_filters": 2, "N_h": 4, "batch_size": 4, "num_steps": 4, "decay_steps": 4, "precision": "float32"}
+    tiny = {
+        "n_filters": 2,
+        "N_h": 4,
+        "batch_size": 4,
+        "warm_up_steps": 0,
+        "num_steps": 4,
+        "decay_steps": 4,
+        "precision": "float32",
+    }
     document["profiles"]["quick"]["train"] |= tiny
     document["profiles"]["quick"]["evaluate"]["num_samples"] = 4
     return document

@@ -22,7 +22,14 @@ WAITS = {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 def settings(**changes) -> Params:
     params = load_params(Path(__file__).parents[2] / "params.yaml")
-    tiny = {"n_filters": 8, "N_h": 16, "batch_size": 4, "num_steps": 12, "precision": "float32"} | changes
+    tiny = {
+        "n_filters": 8,
+        "N_h": 16,
+        "batch_size": 4,
+        "warm_up_steps": 0,
+        "num_steps": 12,
+        "precision": "float32",
+    } | changes
     return params.model_copy(
         update={"gamma": 0.7, "train": params.train.model_validate(params.train.model_dump() | tiny)}
     )

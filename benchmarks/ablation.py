@@ -1,0 +1,144 @@
+"""Skip connections, vanishing residuals and BatchNorm: what each is worth, step by step.
+
+    python -m benchmarks.ablation [--steps 1000] [--quick]
+
+Skip connections and residuals: our loop with the quick profile's settings, the residuals vanishing over half of the
+steps. BatchNorm: the textbook loop in the paper's own equations (artcg/BEGAN: "not using it made training much
+slower"), with PyTorch's initial weights, as there, and with ours; γ 0.7, λ_k 0.01 and the quick profile's constant
+starting rate divided by four, which all four bear. D(x): Fréchet distance of reconstructed held-out images.
+
+Writes benchmarks/ablation.json and docs/images/ablation.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from began.batches import open_batches, output_to_pixels, pixels_to_input
+from began.hdf5 import ImageFile
+from began.networks import Discriminator, Generator
+from began.params import Params
+from began.sampling import Pixels
+from began.training import Training, train
+from benchmarks.faces import (
+    BATCH_SIZE,
+    NUM_JUDGED,
+    PICTURES,
+    Judge,
+    Numbers,
+    images_and_settings,
+    samples_of,
+    side_by_side,
+    with_train,
+)
+from benchmarks.report import Row, print_table, write
+from benchmarks.textbook import TextbookTraining, reset_to_pytorch
+
+CPU = torch.device("cpu")
+OURS = {
+    "our loop": {},
+    "our loop, no warm-up": {"warm_up_steps": 0},
+    "our loop, no energy distance": {"lambda_e": 0.0},
+    "our loop, no skip connections": {"skip_connections": False},
+    "our loop, vanishing residuals": {"vanishing_residual_steps": 0.5},
+    "our loop, residuals, no skip connections": {"skip_connections": False, "vanishing_residual_steps": 0.5},
+}
+TEXTBOOK = {
+    "textbook loop, PyTorch's weights": (True, False),
+    "textbook loop, PyTorch's weights, BatchNorm": (True, True),
+    "textbook loop, Glorot's weights": (False, False),
+    "textbook loop, Glorot's weights, BatchNorm": (False, True),
+}  # (PyTorch's initial weights, BatchNorm)
+
+
+def cases(file: ImageFile, params: Params, num: int) -> Iterator[tuple[str, Numbers, Pixels, Pixels]]:
+    """For each: its name, what the training said, its samples, and its reconstructions of held-out images."""
+    held_out = np.array(file.held_out[:num])
+    for title, changes in OURS.items():
+        steps = params.train.num_steps
+        whole = {name: int(value * steps) if name.endswith("steps") else value for name, value in changes.items()}
+        yield title, *_our_loop(file, with_train(params, decay_steps=steps, **whole), held_out)
+    for title, (pytorch_weights, batch_norm) in TEXTBOOK.items():
+        yield title, *_textbook_loop(file, params, pytorch_weights, batch_norm, held_out)
+
+
+def _our_loop(file: ImageFile, params: Params, held_out: Pixels) -> tuple[Numbers, Pixels, Pixels]:
+    training = Training(params, file.image_size, CPU)
+    batches = open_batches(file.train, params.train.batch_size, params.seed, CPU)
+    start = time.perf_counter()
+    records = [record for record in train(training, batches) if record is not None]
+    said = {
+        "seconds": round(time.perf_counter() - start, 1),
+        "L(x)": round(records[-1].L_real, 4),
+        "M_global": round(records[-1].M_global, 4),
+    }
+    return said, samples_of(training.G_ema, len(held_out)), _reconstructed(training.players.D, held_out)
+
+
+def _textbook_loop(
+    file: ImageFile, params: Params, pytorch_weights: bool, batch_norm: bool, held_out: Pixels
+) -> tuple[Numbers, Pixels, Pixels]:
+    settings = params.train
+    torch.manual_seed(params.seed)
+    architecture = (file.image_size, settings.n_filters, settings.N_h, settings.skip_connections)
+    players = Generator(*architecture), Discriminator(*architecture)
+    if pytorch_weights:
+        for player in players:
+            reset_to_pytorch(player)
+    textbook = TextbookTraining(
+        *players, gamma=0.7, lambda_k=0.01, learning_rate=settings.learning_rate / 4, batch_norm=batch_norm
+    )
+    batches = open_batches(file.train, settings.batch_size, params.seed, CPU)
+    M_global = []
+    start = time.perf_counter()
+    for step in range(settings.num_steps):
+        batches.seek(step, 1)
+        batches.fetch()
+        M_global.append(textbook.step(batches.gather()))
+    seconds = time.perf_counter() - start
+    reconstructed = _reconstructed(textbook.D, held_out)
+    loss = np.abs(reconstructed.astype(float) - held_out).mean() / 127.5
+    said = {
+        "seconds": round(seconds, 1),
+        "L(x)": round(float(loss), 4),
+        "M_global": round(float(np.mean(M_global[-100:])), 4),
+    }
+    return said, textbook.samples(len(held_out)), reconstructed
+
+
+@torch.no_grad()
+def _reconstructed(D: torch.nn.Module, images: Pixels) -> Pixels:
+    """D(v), by batches whose own statistics BatchNorm takes, as it does while it trains."""
+    parts = (torch.from_numpy(images[first : first + BATCH_SIZE]) for first in range(0, len(images), BATCH_SIZE))
+    return np.concatenate([output_to_pixels(D(pixels_to_input(part))).numpy() for part in parts])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--quick", action="store_true", help="ten steps, and no JSON: shows that it works")
+    arguments = parser.parse_args()
+    file, params = images_and_settings()
+    params = with_train(params, num_steps=10 if arguments.quick else arguments.steps)
+    num = 100 if arguments.quick else NUM_JUDGED
+    judge = Judge(file, num)
+    rows: list[Row] = []
+    grids = {}
+    for title, said, samples, reconstructions in cases(file, params, num):
+        distance = judge.numbers_of(reconstructions)["frechet"]
+        rows.append({"what": title, **said, **judge.numbers_of(samples), "D(x)": distance})
+        print_table(rows[-1:])
+        grids[title] = samples
+    if arguments.quick:
+        return
+    write("ablation", {"images": file.source, **params.train.model_dump(), "num_judged": num}, rows)
+    side_by_side(grids, PICTURES / "ablation.png", columns=4)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What the same minutes buy: our default, and the textbook loop with its usual settings, on the same images.
+
+    python -m benchmarks.quality [--quick]
+
+Ours trains as params.yaml says, for as many steps; the seconds that takes are the others' budget, one after the other
+in this process, on two threads where there are two cores. The textbook loop: two phases, two optimizers, z normal, γ
+0.5, λ_k 0.001, a learning rate of 1e-4, Adam (0.5, 0.999), no averaging, float32; networks of the same size, without
+BatchNorm. It runs twice: with PyTorch's initial weights, as its implementations in PyTorch do, and with ours.
+
+Numbers are the report's, of 2,000 samples against 2,000 held-out images; real: training images in the samples' place.
+Writes benchmarks/quality.json and docs/images/quality.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from began.batches import open_batches
+from began.hdf5 import ImageFile
+from began.networks import Discriminator, Generator
+from began.params import Params
+from began.sampling import Pixels
+from began.training import Record, Training, train
+from benchmarks.faces import NUM_JUDGED, PICTURES, Judge, images_and_settings, samples_of, side_by_side, with_train
+from benchmarks.report import Row, print_table, write
+from benchmarks.textbook import TextbookTraining, reset_to_pytorch
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of one way of training."""
+
+    samples: Pixels
+    steps: int
+    seconds: float
+    M_global: float
+
+
+def train_ours(file: ImageFile, params: Params, num_samples: int) -> Trained:
+    training = Training(params, file.image_size, CPU)
+    batches = open_batches(file.train, params.train.batch_size, params.seed, CPU)
+    start = time.perf_counter()
+    records = [record for record in train(training, batches) if record is not None]
+    seconds = time.perf_counter() - start
+    final: Record = records[-1]
+    return Trained(samples_of(training.G_ema, num_samples), training.num_done, seconds, final.M_global)
+
+
+def train_textbook(file: ImageFile, params: Params, pytorch_weights: bool, budget: float, num_samples: int) -> Trained:
+    """For `budget` seconds."""
+    settings = params.train
+    torch.manual_seed(params.seed)
+    architecture = (file.image_size, settings.n_filters, settings.N_h, settings.skip_connections)
+    players = Generator(*architecture), Discriminator(*architecture)
+    if pytorch_weights:
+        for player in players:
+            reset_to_pytorch(player)
+    textbook = TextbookTraining(*players, normal_z=True)
+    batches = open_batches(file.train, settings.batch_size, params.seed, CPU)
+    steps, M_global = 0, []
+    start = time.perf_counter()
+    while time.perf_counter() - start < budget:
+        batches.seek(steps, 1)
+        batches.fetch()
+        M_global.append(textbook.step(batches.gather()))
+        steps += 1
+    seconds = time.perf_counter() - start
+    return Trained(textbook.samples(num_samples), steps, seconds, float(np.mean(M_global[-100:])))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="twenty steps, and no JSON: shows that it works")
+    quick = parser.parse_args().quick
+    file, params = images_and_settings()
+    num = 100 if quick else NUM_JUDGED
+    if quick:
+        params = with_train(params, num_steps=20, warm_up_steps=10)
+    ours = train_ours(file, params, num)
+    results = {"ours": ours}
+    for pytorch_weights, title in (
+        (True, "textbook, PyTorch's initial weights"),
+        (False, "textbook, our initial weights"),
+    ):
+        results[title] = train_textbook(file, params, pytorch_weights, ours.seconds, num)
+    judge = Judge(file, num)
+    rows: list[Row] = [{"what": "real", "steps": None, "seconds": None, "M_global": None, **judge.baseline}]
+    for title, trained in results.items():
+        counts = {"steps": trained.steps, "seconds": round(trained.seconds, 1), "M_global": round(trained.M_global, 4)}
+        rows.append({"what": title, **counts, **judge.numbers_of(trained.samples)})
+    if quick:
+        print_table(rows)
+        return
+    write("quality", {"images": file.source, "num_judged": num, **params.train.model_dump()}, rows)
+    side_by_side({title: trained.samples for title, trained in results.items()}, PICTURES / "quality.png", columns=3)
+
+
+if __name__ == "__main__":
+    main()
