@@ -117,9 +117,10 @@ def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: T
     _label(axes, "M_global", theme, x=block_width / 2 / inner + 0.012 if shown else 0.0)  # beside the first line
     axes.set_xlabel("step", color=theme.faint, fontsize=8, loc="right", labelpad=2)
     last = max(float(steps[-1]), float(shown[-1]) if shown else 0.0, 1.0)
+    first = min(_start(history), float(shown[0]) if shown else last)
     # Room left and right, so that the first and the last block stand exactly above their steps.
-    pad = last * (block_width / 2) / (inner - block_width) if shown else last * 0.02
-    axes.set_xlim(-pad, last + pad)
+    pad = (last - first) * ((block_width / 2) / (inner - block_width) if shown else 0.02)
+    axes.set_xlim(first - pad, last + pad)
     places = np.linspace(0, 1, len(shown)) if len(shown) > 1 else [0.5] * len(shown)
     for step, place in zip(shown, places, strict=True):
         left = margin_left + (inner - block_width) * place
@@ -137,6 +138,11 @@ def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: T
         if step >= steps[0]:  # before the first record there is a picture, but no number
             axes.plot([step], [value], "o", color=theme.real, markersize=3.5, zorder=3)
     return _png(figure)
+
+
+def _start(history: History) -> float:
+    """The step before the first record: 0, or the end of the warm-up, in which there is no G."""
+    return float(history["step"][0]) - 1
 
 
 def curves(history: History, gamma: float, theme: Theme, narrow: bool = False) -> bytes:
@@ -213,7 +219,7 @@ def overlay(
     for name, (steps, values) in lines.items():
         axes.plot(steps, values, color=styles[name][0], linestyle=styles[name][1], linewidth=1.3)
     last = max((float(steps[-1]) for steps, _ in lines.values()), default=1.0)
-    axes.set_xlim(0, max(last, 1.0))
+    axes.set_xlim(min((float(steps[0]) - 1 for steps, _ in lines.values()), default=0.0), max(last, 1.0))
     everything = np.concatenate([values for _, values in lines.values()]) if lines else np.zeros(0)
     if log:
         _log_scale(axes, everything)
@@ -271,7 +277,7 @@ def distances(
     _label(distance, "face distance to held-out images", theme)
     _label(against, "distance against M_global", theme)
     for axes in (quality, distance):
-        axes.set_xlim(0, max(float(history["step"][-1]), 1.0))
+        axes.set_xlim(_start(history), max(float(history["step"][-1]), 1.0))
         axes.set_xlabel("step", color=theme.faint, fontsize=8, loc="right", labelpad=2)
     against.set_xlabel("M_global", color=theme.faint, fontsize=8, loc="right", labelpad=2)
     if len(steps):
