@@ -95,7 +95,8 @@ class Generator(Decoder):
         """
         self.load_state_dict(decoder.state_dict())
         h = h.double().cpu()
-        variances, axes = torch.linalg.eigh(torch.cov(h.T))
+        covariance = torch.cov(h.T, correction=min(1, len(h) - 1)).reshape(h.shape[1], h.shape[1])
+        variances, axes = torch.linalg.eigh(covariance)
         project = decoder.project.weight.double().cpu()
         self.project.weight.copy_(project @ (axes * (3 * variances.clamp(min=0)).sqrt()))
         self.project.bias.add_((project @ h.mean(dim=0)).to(self.project.bias))

@@ -100,6 +100,10 @@ class TrainParams(_Settings):
     def _batch_has_pairs(self) -> TrainParams:
         if self.lambda_e > 0 and self.batch_size < 4:
             raise ValueError(f"lambda_e {self.lambda_e} needs a batch_size of 4 or more, not {self.batch_size}")
+        if self.warm_up_noise > 0 and self.warm_up_steps > 0 and self.batch_size < 4:
+            raise ValueError(
+                f"warm_up_noise {self.warm_up_noise} needs a batch_size of 4 or more, not {self.batch_size}"
+            )
         return self
 
 

@@ -97,12 +97,11 @@ class Players(nn.Module):
             L_G = L_fake + self.lambda_e * _energy_of_halves(features, h)
         return L_real, L_fake.detach(), equilibrium.scale_gradient(L_G, -k)
 
-
     def warm_up(self, x: Tensor, noise: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """D alone, as k_0 = 0 has it in the paper's first step: (L(x), 0, 0).
 
-        noise (B, N_h), in standard deviations of h over the batch, is added to h: what lies between the embeddings of
-        images is then reconstructed too, as in an auto-encoder of constant variance (Ghosh et al. 2020).
+        noise (B, N_h), in standard deviations of h over these B images, is added to h: what lies between the embeddings
+        of images is then reconstructed too, as in an auto-encoder of constant variance (Ghosh et al. 2020).
         """
         h = self.D.encoder(x, carry)
         h = h + noise * h.detach().std(dim=0, correction=0)
@@ -168,7 +167,7 @@ class Training:
     def update(self, x: Tensor) -> None:
         """The device's part of a step: the same operations on the same memory each time, so that a graph can hold it.
 
-        But for the carry: they change when `num_done` reaches `vanishing_residual_steps`.
+        But they change when `num_done` reaches `warm_up_steps`, and `vanishing_residual_steps`.
         """
         train = self.params.train
         if train.mirror:
@@ -185,7 +184,9 @@ class Training:
         self.optimizer.step()
         with torch.no_grad():
             self.step_count += 1
-            if self.num_done >= train.warm_up_steps:
+            if self.num_done < train.warm_up_steps:
+                self.sums[1] += L_real
+            else:
                 self._balance(L_real, L_fake, L_G)
                 self._average()
             if train.learning_rate_decay == "cosine":
@@ -215,12 +216,21 @@ class Training:
         if train.learning_rate_decay == "plateau" and num_played > 0 and num_played % train.decay_steps == 0:
             self._halve_on_plateau()
 
+    def check_warm_up(self) -> None:
+        """DivergedError when L(x) has not been finite since the start; here the host waits for the device."""
+        if not isfinite(self.sums[1].item()):
+            raise DivergedError(self._diverged("L(x) is not finite"))
+
     def start_G(self, batches: Iterable[Tensor]) -> None:
         """The end of the warm-up: G begins as D's decoder, fitted to the embeddings of rows (B, S, S, 3) uint8."""
         D = self.players.D
         with torch.no_grad():
             carry = self._carry()
-            h = torch.cat([D.encoder(pixels_to_input(rows.to(self.device)), carry) for rows in batches])
+            x = (pixels_to_input(rows.to(self.device)) for rows in batches)
+            both_ways = ((v, v.flip(3)) if self.params.train.mirror else (v,) for v in x)
+            h = torch.cat([D.encoder(v, carry) for ways in both_ways for v in ways])
+        if not h.isfinite().all():
+            raise DivergedError(self._diverged("an embedding is not finite"))
         for G in (self.players.G, self.G_ema):
             G.start_as(D.decoder, h)
         self.end_record()
@@ -277,11 +287,7 @@ class Training:
         num_steps = self.num_done - self.num_recorded
         M_global, L_real, L_fake, L_G, L_D = (self.sums / num_steps).tolist()
         if not isfinite(M_global):
-            train = self.params.train
-            raise DivergedError(
-                f"M_global is {M_global} after step {self.num_done}: training diverged; train.learning_rate: "
-                f"{train.learning_rate}, expected a lower one (or train.on_divergence: rewind)"
-            )
+            raise DivergedError(self._diverged(f"M_global is {M_global}"))
         return Record(
             step=self.num_done,
             M_global=M_global,
@@ -293,6 +299,12 @@ class Training:
             learning_rate=self.learning_rate.item(),
             images_per_second=images_per_second,
             steps_at_bound=int(self.most_at_bound.item()),
+        )
+
+    def _diverged(self, what: str) -> str:
+        return (
+            f"{what} after step {self.num_done}: training diverged; train.learning_rate: "
+            f"{self.params.train.learning_rate}, expected a lower one (or train.on_divergence: rewind)"
         )
 
     def end_record(self) -> None:
@@ -417,10 +429,14 @@ def _warm_up(training: Training, batches: Batches, update: Callable[[], None]) -
             batches.fetch()
             update()
             training.count()
+            if training.num_done == training.params.train.vanishing_residual_steps:
+                update = _update_of(training, batches)
             if training.num_done == end:
                 num_read = -(-NUM_EMBEDDED // batches.batch_size)
+                training.check_warm_up()
                 training.start_G(batches.rows(step) for step in range(max(0, end - num_read), end))
             yield None
+        training.check_warm_up()
 
 
 def _update_of(training: Training, batches: Batches) -> Callable[[], None]:

@@ -85,7 +85,7 @@ CASES = {
     "G's first layer × 1/3": Case(prepare=first_layer_times(1 / 3)),
     "k_0 0.3": Case(prepare=k_0(0.3)),
     "rate of G × 1/4": Case(prepare=rate_of_G_times(1 / 4)),
-    "rate of both × 1/6": Case({"learning_rate": 4e-4}),
+    "rate of both 3e-4": Case({"learning_rate": 3e-4}),
     "γ 0.3": Case(gamma=0.3),
     "γ 1": Case(gamma=1.0),
     "warm-up of 100 steps": Case({"warm_up_steps": 100}),

@@ -124,7 +124,8 @@ def measure(folder: Path, params: Params, divisor: int, device: str) -> list[Row
             rate = statistics.median(float(record["images_per_second"]) for record in csv.DictReader(history))
         left = params.train.num_steps - shorter.train.num_steps
         curve = seconds["curve"] * left / shorter.train.num_steps
-        whole = walls["train"] + left * params.train.batch_size / rate + curve
+        alone = params.train.warm_up_steps - shorter.train.warm_up_steps  # steps of D, about half of a step's time
+        whole = walls["train"] + (left - alone / 2) * params.train.batch_size / rate + curve
         rows += [
             *(row(f"logging: {what}", part) for what, part in seconds.items()),
             row("logging (MLflow) in all", sum(seconds.values())),

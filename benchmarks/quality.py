@@ -17,7 +17,6 @@ import argparse
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from began.batches import open_batches
@@ -25,7 +24,7 @@ from began.hdf5 import ImageFile
 from began.networks import Discriminator, Generator
 from began.params import Params
 from began.sampling import Pixels
-from began.training import Record, Training, train
+from began.training import Training, train
 from benchmarks.faces import NUM_JUDGED, PICTURES, Judge, images_and_settings, samples_of, side_by_side, with_train
 from benchmarks.report import Row, print_table, write
 from benchmarks.textbook import TextbookTraining, reset_to_pytorch
@@ -40,17 +39,16 @@ class Trained:
     samples: Pixels
     steps: int
     seconds: float
-    M_global: float
 
 
 def train_ours(file: ImageFile, params: Params, num_samples: int) -> Trained:
     training = Training(params, file.image_size, CPU)
     batches = open_batches(file.train, params.train.batch_size, params.seed, CPU)
     start = time.perf_counter()
-    records = [record for record in train(training, batches) if record is not None]
+    for _ in train(training, batches):
+        pass
     seconds = time.perf_counter() - start
-    final: Record = records[-1]
-    return Trained(samples_of(training.G_ema, num_samples), training.num_done, seconds, final.M_global)
+    return Trained(samples_of(training.G_ema, num_samples), training.num_done, seconds)
 
 
 def train_textbook(file: ImageFile, params: Params, pytorch_weights: bool, budget: float, num_samples: int) -> Trained:
@@ -64,15 +62,15 @@ def train_textbook(file: ImageFile, params: Params, pytorch_weights: bool, budge
             reset_to_pytorch(player)
     textbook = TextbookTraining(*players, normal_z=True)
     batches = open_batches(file.train, settings.batch_size, params.seed, CPU)
-    steps, M_global = 0, []
+    steps = 0
     start = time.perf_counter()
     while time.perf_counter() - start < budget:
         batches.seek(steps, 1)
         batches.fetch()
-        M_global.append(textbook.step(batches.gather()))
+        textbook.step(batches.gather())
         steps += 1
     seconds = time.perf_counter() - start
-    return Trained(textbook.samples(num_samples), steps, seconds, float(np.mean(M_global[-100:])))
+    return Trained(textbook.samples(num_samples), steps, seconds)
 
 
 def main() -> None:
@@ -91,9 +89,9 @@ def main() -> None:
     ):
         results[title] = train_textbook(file, params, pytorch_weights, ours.seconds, num)
     judge = Judge(file, num)
-    rows: list[Row] = [{"what": "real", "steps": None, "seconds": None, "M_global": None, **judge.baseline}]
+    rows: list[Row] = [{"what": "real", "steps": None, "seconds": None, **judge.baseline}]
     for title, trained in results.items():
-        counts = {"steps": trained.steps, "seconds": round(trained.seconds, 1), "M_global": round(trained.M_global, 4)}
+        counts = {"steps": trained.steps, "seconds": round(trained.seconds, 1)}
         rows.append({"what": title, **counts, **judge.numbers_of(trained.samples)})
     if quick:
         print_table(rows)

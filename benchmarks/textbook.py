@@ -75,7 +75,7 @@ class TextbookTraining:
 
     def step(self, x: Tensor) -> float:
         """One update of D, one of G; x (B, 3, S, S) in [−1, 1]. Returns M_global."""
-        fake = self.G(self._draw_z(len(x)).to(x.device))
+        fake = self.G(self._draw_z(len(x)))
         self.adam_D.zero_grad()
         L_real = (x - self.D(x)).abs().mean()
         L_fake = (fake.detach() - self.D(fake.detach())).abs().mean()
@@ -92,13 +92,12 @@ class TextbookTraining:
     @torch.no_grad()
     def samples(self, num: int, batch_size: int = 100) -> Pixels:
         """(num, S, S, 3) uint8, of the generator as it is: the textbook averages nothing."""
-        device = next(self.G.parameters()).device
-        z = (self._draw_z(min(batch_size, num - first)).to(device) for first in range(0, num, batch_size))
+        z = (self._draw_z(min(batch_size, num - first)) for first in range(0, num, batch_size))
         return np.concatenate([output_to_pixels(self.G(batch)).cpu().numpy() for batch in z])
 
     def _draw_z(self, num: int) -> Tensor:
-        N_z = self.G.project.in_features
-        return torch.randn(num, N_z) if self.normal_z else torch.rand(num, N_z) * 2 - 1
+        N_z, device = self.G.project.in_features, self.G.project.weight.device
+        return torch.randn(num, N_z, device=device) if self.normal_z else torch.rand(num, N_z, device=device) * 2 - 1
 
 
 def reset_to_pytorch(network: nn.Module) -> None:

@@ -219,7 +219,7 @@ def overlay(
     for name, (steps, values) in lines.items():
         axes.plot(steps, values, color=styles[name][0], linestyle=styles[name][1], linewidth=1.3)
     last = max((float(steps[-1]) for steps, _ in lines.values()), default=1.0)
-    axes.set_xlim(min((float(steps[0]) - 1 for steps, _ in lines.values()), default=0.0), max(last, 1.0))
+    axes.set_xlim(0, max(last, 1.0))
     everything = np.concatenate([values for _, values in lines.values()]) if lines else np.zeros(0)
     if log:
         _log_scale(axes, everything)

@@ -195,7 +195,8 @@ class _Pictures:
         self._held_out = file.held_out[:NUM_RECONSTRUCTIONS]
         self._train = file.train[:NUM_TILES]
         self._samples = self._train[:0]
-        # A power of two, so that the steps of a longer run are among those of a shorter one, and all have a record.
+        # A power of two, so that the steps of a longer run are among those of a shorter one, and all have a record, but
+        # for the end of the warm-up.
         train = training.params.train
         self._first = train.warm_up_steps
         self._interval = 1

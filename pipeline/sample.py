@@ -75,9 +75,8 @@ def _find(model: str | None) -> Path:
         shipped = folder_of(model)
         found = shipped if shipped is not None and not Path(model).exists() else Path(model)
         if not found.exists():
-            raise ValueError(
-                f"{model}: no trained model there; `make repro` trains one, and {' and '.join(names())} ship"
-            )
+            ready = ", ".join(names())
+            raise ValueError(f"--model: {model}: no trained model there; `make repro` trains one, ready is {ready}")
         return found
     if TRAINED.exists():
         return TRAINED

@@ -168,7 +168,10 @@ def test_an_exported_model_is_sampled_like_any_other(workspace, capsys):
         (("sample", "--out", "x.jpg"), "'x.jpg', expected a name that ends in .png or .npz"),
         (("sample", "--out", "none/x.png"), "the folder 'none' does not exist"),
         (("sample", "--out", "data"), "expected a new or an empty folder"),
-        (("sample", "--model", "nowhere"), "nowhere: no trained model there; `make repro` trains one, and avatars32"),
+        (
+            ("sample", "--model", "nowhere"),
+            "nowhere: no trained model there; `make repro` trains one, ready is avatars32",
+        ),
         (("sample", "--model", "data"), "data/model.json: no such file"),
         (("train", "params.yaml"), "params.yaml"),
         (("train", "nowhere.h5"), "nowhere.h5"),

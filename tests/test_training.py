@@ -325,6 +325,18 @@ def test_in_the_warm_up_D_learns_alone_to_reconstruct():
     assert training.k_t == 0
 
 
+def test_a_warm_up_that_diverges_stops_the_run():
+    training, batches = with_batches(Training(settings(num_steps=9, warm_up_steps=8), 32, CPU), random_rows())
+    steps = train(training, batches)
+    next(steps)
+    with torch.no_grad():
+        training.players.D.decoder.last.bias.fill_(torch.nan)
+    with pytest.raises(
+        DivergedError, match=r"L\(x\) is not finite after step 8: .*learning_rate: 0.0004, expected a lower"
+    ):
+        list(steps)
+
+
 def test_G_starts_at_the_end_of_the_warm_up_and_so_does_the_curve():
     training, batches = with_batches(Training(settings(num_steps=40, warm_up_steps=7), 32, CPU), random_rows())
     steps = train(training, batches)
