@@ -156,7 +156,7 @@ def test_an_inactive_profile_is_checked_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", ["1e-4", "1E-4", "1.e-4", "0.0001", "1.0e-4"])
 def test_every_spelling_of_a_float_is_a_number(written: str, tmp_path: Path) -> None:
-    params = load_params(edited("learning_rate: 2.4e-3", f"learning_rate: {written}", tmp_path))
+    params = load_params(edited("learning_rate: 1.8e-3", f"learning_rate: {written}", tmp_path))
     assert params.train.learning_rate == 1e-4
 
 

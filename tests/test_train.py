@@ -279,6 +279,24 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(workspace, capsys, tmp_path, ki
     assert list(distances(tmp_path / "cut")) == [9, 18, 27, 36, 45]
 
 
+def test_after_a_warm_up_curve_pictures_and_distances_begin_with_G_and_a_stop_in_it_loses_nothing(workspace, tmp_path):
+    params = settings_file(tmp_path, warm_up_steps=15, evaluate_every=5, num_steps=40)
+    run("train", "data/images.h5", str(tmp_path / "whole"), *params)
+    whole = tmp_path / "whole"
+    assert [row["step"] for row in curve(whole)] == [str(step) for step in range(16, 41)]
+    assert [int(path.stem) for path in sorted((whole / "samples").iterdir())] == [*range(15, 40, 4), 40]
+    assert list(distances(whole)) == [20, 25, 30, 35, 40]
+    shutil.rmtree(state_folder(whole))
+    for step in (7, 15, 17):
+        with at_step(step, stop), pytest.raises(SystemExit):
+            main(["train", "data/images.h5", str(tmp_path / "cut"), *params])
+    run("train", "data/images.h5", str(tmp_path / "cut"), *params)
+    assert files(tmp_path / "cut") == files(whole)
+    assert curve(tmp_path / "cut") == curve(whole)
+    run("evaluate", "data/images.h5", str(whole), str(tmp_path / "report"))
+    assert (tmp_path / "report" / "convergence.png").is_file()
+
+
 def test_a_signal_after_the_last_step_ends_nothing(workspace, tmp_path):
     with at_step(50, stop):
         run("train", "data/images.h5", str(tmp_path / "model"), *settings_file(tmp_path, ema_decay=0.8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -536,7 +537,7 @@ def test_two_threads_with_half_a_batch_each_leave_the_gradients_of_the_whole(two
             training.halves = None
         training.players.double()
         training.k_t.fill_(0.3)
-        losses = training._backward(x, z, None)
+        losses = training._backward(x, z, None, partial(training.players, k_t=training.k_t))
         found.append([*losses, *(p.grad for p in training.players.parameters())])
     for whole, halves in zip(*found, strict=True):
         assert (whole - halves).abs().max() <= 1e-12 * whole.abs().max()
@@ -564,7 +565,7 @@ def test_a_failure_of_one_half_reaches_the_caller_and_leaves_nothing_running(two
     training.players.forward = fail_the_first
     whole_z = uniform_z(8, 8, training.z_generator)
     with pytest.raises(RuntimeError, match="of the first half"):
-        training._backward(torch.rand(8, 3, 32, 32), whole_z, None)
+        training._backward(torch.rand(8, 3, 32, 32), whole_z, None, partial(training.players, k_t=training.k_t))
     assert len(started) == 2
     assert all(p.grad is not None for p in training.players.parameters())  # the other half is done, not under way
 
