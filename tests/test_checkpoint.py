@@ -72,7 +72,7 @@ def test_a_generator_that_is_not_the_one_described_is_refused(tmp_path):
 def test_the_description_holds_what_a_repetition_needs(tmp_path):
     make_model(tmp_path / "model")
     description = read_description(tmp_path / "model")
-    assert description["parameters"]["gamma"] == 1.5
+    assert description["parameters"]["gamma"] == 2.0
     assert description["parameters"]["train.n_filters"] == 4
     assert description["data"] == DATA
     assert description["precision"] == "float32"

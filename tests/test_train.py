@@ -97,7 +97,7 @@ def test_pictures_of_samples_and_reconstructions_lie_beside_the_model(workspace)
 def test_the_model_says_what_made_it(workspace):
     description = json.loads(Path("data/model/model.json").read_text())
     assert description["step"] == 50
-    assert description["parameters"]["gamma"] == 1.5
+    assert description["parameters"]["gamma"] == 2.0
     assert description["data"]["source"] == "avatars"
     assert description["data"]["num_train"] == 32
     read_model(Path("data/model"))
