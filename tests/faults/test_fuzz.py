@@ -455,7 +455,7 @@ def test_any_document_is_settings_or_refused(tmp_path: Path, whole: bool, counts
             else:
                 accepted += 1
                 assert all(isinstance(value, str | int | float | None) for value in flat.values())
-                assert 0 < flat["gamma"] <= 1 and flat["train.batch_size"] >= 1  # type: ignore[operator]
+                assert 0 < flat["gamma"] <= 4 and flat["train.batch_size"] >= 1  # type: ignore[operator]
 
         within_seconds(read)
 
