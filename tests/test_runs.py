@@ -203,7 +203,8 @@ def test_weights_are_found_in_other_experiments_and_the_workspace_and_else_the_l
 ) -> None:
     """The last one: it removes what the others need."""
     stored = recorded(clone, LOW)
-    clone.dvc("exp", "run", "--temp", "--name", "restored", "-S", "gamma=0.3")
+    papers_own = ("-S", "gamma=0.3", "-S", "profiles.quick.train.lambda_e=0")  # as `make sweep` has it
+    clone.dvc("exp", "run", "--temp", "--name", "restored", *papers_own)
     clone.dvc("exp", "remove", LOW)
     assert (
         len([run for run in clone.runs() if run.data.tags.get("model_digest") == stored.data.tags["model_digest"]]) == 1
