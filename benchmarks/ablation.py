@@ -22,7 +22,6 @@ import torch
 
 from began.batches import open_batches, output_to_pixels, pixels_to_input
 from began.hdf5 import ImageFile
-from began.networks import Discriminator, Generator
 from began.params import Params
 from began.sampling import Pixels
 from began.training import Training, train
@@ -38,7 +37,7 @@ from benchmarks.faces import (
     with_train,
 )
 from benchmarks.report import Row, print_table, write
-from benchmarks.textbook import TextbookTraining, reset_to_pytorch
+from benchmarks.textbook import TextbookTraining, new_players
 
 CPU = torch.device("cpu")
 OURS = {
@@ -83,12 +82,7 @@ def _textbook_loop(
     file: ImageFile, params: Params, pytorch_weights: bool, batch_norm: bool, held_out: Pixels
 ) -> tuple[Numbers, Pixels, Pixels]:
     settings = params.train
-    torch.manual_seed(params.seed)
-    architecture = (file.image_size, settings.n_filters, settings.N_h, settings.skip_connections)
-    players = Generator(*architecture), Discriminator(*architecture)
-    if pytorch_weights:
-        for player in players:
-            reset_to_pytorch(player)
+    players = new_players(params, file.image_size, pytorch_weights)
     textbook = TextbookTraining(
         *players, gamma=0.7, lambda_k=0.01, learning_rate=settings.learning_rate / 4, batch_norm=batch_norm
     )

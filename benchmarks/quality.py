@@ -21,13 +21,12 @@ import torch
 
 from began.batches import open_batches
 from began.hdf5 import ImageFile
-from began.networks import Discriminator, Generator
 from began.params import Params
 from began.sampling import Pixels
 from began.training import Training, train
 from benchmarks.faces import NUM_JUDGED, PICTURES, Judge, images_and_settings, samples_of, side_by_side, with_train
 from benchmarks.report import Row, print_table, write
-from benchmarks.textbook import TextbookTraining, reset_to_pytorch
+from benchmarks.textbook import TextbookTraining, new_players
 
 CPU = torch.device("cpu")
 
@@ -54,12 +53,7 @@ def train_ours(file: ImageFile, params: Params, num_samples: int) -> Trained:
 def train_textbook(file: ImageFile, params: Params, pytorch_weights: bool, budget: float, num_samples: int) -> Trained:
     """For `budget` seconds."""
     settings = params.train
-    torch.manual_seed(params.seed)
-    architecture = (file.image_size, settings.n_filters, settings.N_h, settings.skip_connections)
-    players = Generator(*architecture), Discriminator(*architecture)
-    if pytorch_weights:
-        for player in players:
-            reset_to_pytorch(player)
+    players = new_players(params, file.image_size, pytorch_weights)
     textbook = TextbookTraining(*players, normal_z=True)
     batches = open_batches(file.train, settings.batch_size, params.seed, CPU)
     steps = 0

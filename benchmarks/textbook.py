@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from began.batches import output_to_pixels
 from began.networks import SMALLEST, Decoder, Discriminator, Encoder, Generator
+from began.params import Params
 from began.sampling import Pixels
 
 
@@ -98,6 +99,18 @@ class TextbookTraining:
     def _draw_z(self, num: int) -> Tensor:
         N_z, device = self.G.project.in_features, self.G.project.weight.device
         return torch.randn(num, N_z, device=device) if self.normal_z else torch.rand(num, N_z, device=device) * 2 - 1
+
+
+def new_players(params: Params, image_size: int, pytorch_weights: bool) -> tuple[Generator, Discriminator]:
+    """G and D of the size in `params`, drawn from its seed: with PyTorch's initial weights, or with ours."""
+    torch.manual_seed(params.seed)
+    train = params.train
+    architecture = (image_size, train.n_filters, train.N_h, train.skip_connections)
+    players = Generator(*architecture), Discriminator(*architecture)
+    if pytorch_weights:
+        for player in players:
+            reset_to_pytorch(player)
+    return players
 
 
 def reset_to_pytorch(network: nn.Module) -> None:
