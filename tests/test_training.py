@@ -482,26 +482,37 @@ def test_a_recorded_step_replays_as_the_next_steps(decay, vanishing_residual_ste
         vanishing_residual_steps=vanishing_residual_steps,
         num_steps=8,
     )
-    states = []
-    for recorded in (False, True):
-        training = Training(params, 32, CPU)
-        batches = kind(random_rows(), params.train.batch_size, params.seed, CPU)
-        batches.seek(0, 8)
-        recording = None
-        for step in range(8):
-            batches.fetch()
-            if recording is not None:
-                recording.replay()
-            elif recorded and step == 3:
-                with Recording() as recording:
-                    training.update(batches.gather())
-            else:
+    launched, recorded = (after_eight_steps(params, kind, is_recorded) for is_recorded in (False, True))
+    assert launched.k_t > 0 and launched.learning_rate < params.train.learning_rate
+    assert same_state(launched, recorded)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("kind", [ResidentBatches, PinnedBatches])
+def test_a_recorded_step_of_the_warm_up_replays_as_the_next_steps(mirror, kind):
+    params = settings(warm_up_steps=50, warm_up_noise=0.3, vanishing_residual_steps=100, mirror=mirror, num_steps=60)
+    launched, recorded = (after_eight_steps(params, kind, is_recorded) for is_recorded in (False, True))
+    assert launched.k_t == 0 and launched.learning_rate < params.train.learning_rate
+    assert same_state(launched, recorded)
+
+
+def after_eight_steps(params: Params, kind: type[Batches], is_recorded: bool) -> Training:
+    """is_recorded: the fourth step is recorded, and those after it replay it."""
+    training = Training(params, 32, CPU)
+    batches = kind(random_rows(), params.train.batch_size, params.seed, CPU)
+    batches.seek(0, 8)
+    recording = None
+    for step in range(8):
+        batches.fetch()
+        if recording is not None:
+            recording.replay()
+        elif is_recorded and step == 3:
+            with Recording() as recording:
                 training.update(batches.gather())
-            training.count()
-        state = [*training.players.parameters(), *training.G_ema.parameters(), training.sums, training.window_sum]
-        states.append([t.detach().clone() for t in (*state, training.k_t, training.learning_rate)])
-    assert states[0][-2] > 0 and states[0][-1] < params.train.learning_rate
-    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+        else:
+            training.update(batches.gather())
+        training.count()
+    return training
 
 
 @pytest.mark.parametrize("skip_connections", [False, True])

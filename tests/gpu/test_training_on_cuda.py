@@ -55,9 +55,9 @@ def state(training: Training) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("kind", [ResidentBatches, PinnedBatches])
 @pytest.mark.parametrize("decay", ["cosine", "plateau"])
-@pytest.mark.parametrize("vanishing_residual_steps", [0, 6, 100])
-def test_the_recorded_step_trains_what_single_launches_train(kind, decay, vanishing_residual_steps):
-    params = settings(learning_rate_decay=decay, decay_steps=4, vanishing_residual_steps=vanishing_residual_steps)
+@pytest.mark.parametrize("changes", [{}, {"mirror": True}, *({"vanishing_residual_steps": n} for n in (6, 100))])
+def test_the_recorded_step_trains_what_single_launches_train(kind, decay, changes):
+    params = settings(learning_rate_decay=decay, decay_steps=4, **changes)
     recorded, launched = Training(params, 32, CUDA), Training(params, 32, CUDA)
     list(train(recorded, kind(random_rows(), 4, 0, CUDA), record_every=5))
     batches = kind(random_rows(), 4, 0, CUDA)
@@ -70,9 +70,10 @@ def test_the_recorded_step_trains_what_single_launches_train(kind, decay, vanish
     assert torch.equal(recorded.z_generator.get_state(), launched.z_generator.get_state())
 
 
-@pytest.mark.parametrize("vanishing_residual_steps", [0, 6])
-def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(vanishing_residual_steps):
-    params = settings(vanishing_residual_steps=vanishing_residual_steps)
+@pytest.mark.parametrize("changes", [{}, {"vanishing_residual_steps": 6}, {"warm_up_steps": 7, "warm_up_noise": 0.3}])
+def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(changes):
+    """At steps before, in and after the recorded part of the warm-up, where there is one."""
+    params = settings(**changes)
     whole = Training(params, 32, CUDA)
     list(train(whole, ResidentBatches(random_rows(), 4, 0, CUDA)))
     for cut in (1, 5, 9):
