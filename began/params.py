@@ -187,6 +187,12 @@ def load_params(path: Path) -> Params:
         if name == active:
             settings = checked
     assert settings is not None
+    if settings.gamma > 1 and settings.train.warm_up_steps == 0:
+        # Seen: k_t rises before D can reconstruct anything, and D is lost.
+        raise ValueError(
+            f"{path}: gamma: {settings.gamma}, expected at most 1 where profiles.{active}.train.warm_up_steps is 0 "
+            "(the paper's: gamma 0.3 to 0.7, lambda_k 0.001)"
+        )
     return settings
 
 

@@ -154,7 +154,7 @@ class Training:
         self.window_best = torch.full((), torch.inf, device=device)
         self.steps_at_bound = torch.zeros((), device=device)  # how long k_t has been 0 or 1 now
         self.most_at_bound = torch.zeros((), device=device)
-        # None: the batch as a whole, in one call of `players`; what wraps them (DistributedDataParallel) needs that.
+        # None: the batch as a whole.
         self.halves = _two_threads(train.batch_size) if device.type == "cpu" else None
         if device.type == "cuda" and self.precision == "float32":
             torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too

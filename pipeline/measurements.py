@@ -104,6 +104,7 @@ class _Measurement:
         self._places = places
         self._kept = places.features or work / "features"
         self._dashes: set[str] = set()  # why numbers are missing
+        self._both_sides = trained.description["parameters"].get("train.mirror", False)
         self._held_out = _choose(len(file.held_out), self._wanted)
         self._train = _choose(len(file.train), max(self._wanted, MOST_NEIGHBOURS))
         self._num_samples = min(self._wanted, len(self._train))
@@ -116,7 +117,7 @@ class _Measurement:
             "num_samples": train,
             "num_held_out": held_out,
             "num_train": train,
-            "num_neighbours": len(self._train),
+            "num_neighbours": len(self._train) * (2 if self._both_sides else 1),
         }
         if held_out < self._wanted:
             self.measured.notes.append(
@@ -130,12 +131,16 @@ class _Measurement:
             )
 
     def measure_face_features(self) -> None:
-        """Distances, diversity, and how near samples come to training images."""
-        fake, real, training = self._features(features.load_face_network(), len(self._train))
+        """Distances, diversity, and how near samples come to training images, mirrored ones too where it saw those."""
+        network = features.load_face_network()
+        fake, real, training = self._features(network, len(self._train))
         baseline = training[: self._num_samples]
         self._compare("face", fake, real, baseline)
         for suffix, candidates in (("", fake), ("_baseline", baseline)):
             self.measured.numbers[f"diversity{suffix}"] = self._ask(metrics.diversity, candidates, real)
+        if self._both_sides:
+            mirrored = self._of_real(network, "mirrored-training", self._file.train, self._train, mirror=True)
+            training = np.concatenate((training, mirrored))
         for suffix, images, chosen, queries in (
             ("", self._samples, np.arange(self._num_samples), fake),
             ("_baseline", self._file.held_out, self._held_out, real),
@@ -143,8 +148,10 @@ class _Measurement:
             distances, nearest = neighbours.nearest(queries, training)
             self.measured.numbers[f"nearest_training_face{suffix}"] = float(np.median(distances))
             shown = np.argsort(distances, kind="stable")[:NUM_SHOWN]
-            theirs = self._file.train[self._train[nearest[shown]]]
-            self.measured.neighbours.append(Neighbours(np.array(images[chosen[shown]]), np.array(theirs)))
+            mirror, row = np.divmod(nearest[shown], len(self._train))
+            theirs = np.array(self._file.train[self._train[row]])
+            theirs[mirror == 1] = theirs[mirror == 1, :, ::-1]
+            self.measured.neighbours.append(Neighbours(np.array(images[chosen[shown]]), theirs))
 
     def measure_inception_features(self) -> None:
         """The standard numbers; where their network cannot be had, a note that says why."""
@@ -247,27 +254,31 @@ class _Measurement:
     def _features(self, network: Network, num_train: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of samples, held-out rows and `num_train` training rows."""
 
-        def of_real(name: str, images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-            def kept(folder: Path) -> np.ndarray:
-                batches = _batches(images, chosen)
-                work = feature_cache.kept(folder, network, name, batches, len(chosen))
-                return follow(work, f"{network.label} of {name} images", brief=True)
-
-            try:
-                return kept(self._kept)
-            except DiskFullError:
-                raise
-            except OSError as error:  # a place that may not be written to
-                self.measured.notes.append(f"Features of real images are not kept: {error}")
-                self._kept = self._work / "features"
-                return kept(self._kept)
-
-        real = of_real("held-out", self._file.held_out, self._held_out)
-        training = of_real("training", self._file.train, self._train[:num_train])
+        real = self._of_real(network, "held-out", self._file.held_out, self._held_out)
+        training = self._of_real(network, "training", self._file.train, self._train[:num_train])
         batches = _batches(self._samples, np.arange(self._num_samples))
         path = self._work / f"{network.name}.npy"
         extracted = features.extract(network, batches, self._num_samples, path)
         return follow(extracted, f"{network.label} of samples", brief=True), real, training
+
+    def _of_real(
+        self, network: Network, name: str, images: np.ndarray, chosen: np.ndarray, mirror: bool = False
+    ) -> np.ndarray:
+        """Of rows, or of their mirror images."""
+
+        def kept(folder: Path) -> np.ndarray:
+            batches = (np.array(batch[:, :, ::-1] if mirror else batch) for batch in _batches(images, chosen))
+            work = feature_cache.kept(folder, network, name, batches, len(chosen))
+            return follow(work, f"{network.label} of {name} images", brief=True)
+
+        try:
+            return kept(self._kept)
+        except DiskFullError:
+            raise
+        except OSError as error:  # a place that may not be written to
+            self.measured.notes.append(f"Features of real images are not kept: {error}")
+            self._kept = self._work / "features"
+            return kept(self._kept)
 
     def _compare(self, name: str, fake: np.ndarray, real: np.ndarray, baseline: np.ndarray) -> None:
         """Distances between distributions: of samples to held-out images, and of training images in their place."""

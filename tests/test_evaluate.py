@@ -61,6 +61,7 @@ def write_images(path: Path, num_train: int, num_held_out: int, image_size: int 
 
 def write_params(path: Path, repository: Path, num_samples: int) -> None:
     params = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
+    params["gamma"] = 0.9
     quick = params["profiles"]["quick"]
     quick["train"] |= {
         "n_filters": 2,
@@ -178,15 +179,39 @@ def test_reconstructions_stand_under_held_out_images(made: Path) -> None:
 
 
 def test_neighbours_stand_under_the_images_they_are_nearest_to(made: Path) -> None:
-    file = open_images(made / "images.h5")
-    samples, theirs, held_out, nearest = tiles(read_png(made / "report" / "neighbours.png"), 32).reshape(
-        4, 8, 32, 32, 3
-    )
-    train = _features(file.train)
-    for images, below in ((samples, theirs), (held_out, nearest)):
-        distances = np.linalg.norm(_features(images)[:, None].astype(float) - train[None], axis=2)
-        assert np.array_equal(below, file.train[distances.argmin(axis=1)])
+    check_neighbours(made / "report", open_images(made / "images.h5").train)
+
+
+def test_a_model_that_saw_mirrored_images_is_compared_with_them_too(made: Path, tmp_path: Path) -> None:
+    """Else a copy of a mirrored training image would pass for a new one."""
+    shutil.copytree(made / "model", tmp_path / "model")
+    description = json.loads((tmp_path / "model" / "model.json").read_text(encoding="utf-8"))
+    description["parameters"] |= {"train.mirror": True}
+    write_description(tmp_path / "model", description)
+    arguments = list(arguments_of(made, tmp_path / "report"))
+    arguments[2] = str(tmp_path / "model")
+    run(*arguments)
+    train = np.array(open_images(made / "images.h5").train)
+    mirrored = train[:, :, ::-1]
+    turned = check_neighbours(tmp_path / "report", np.concatenate((train, mirrored))) >= NUM_TRAIN
+    assert 0 < turned.sum() < turned.size
+    numbers = json.loads((tmp_path / "report" / "metrics.json").read_text(encoding="utf-8"))
+    before = json.loads((made / "report" / "metrics.json").read_text(encoding="utf-8"))
+    assert numbers["num_neighbours"] == 2 * NUM_TRAIN
+    assert numbers["nearest_training_face"] < before["nearest_training_face"]
+    assert numbers["coverage_face_baseline"] == before["coverage_face_baseline"]
+
+
+def check_neighbours(report: Path, train: np.ndarray) -> np.ndarray:
+    """Which rows (2, 8) of `train` stand under samples and held-out images; each has to be the nearest."""
+    rows = tiles(read_png(report / "neighbours.png"), 32).reshape(2, 2, 8, 32, 32, 3)
+    found = []
+    for images, below in rows:
+        distances = np.linalg.norm(_features(images)[:, None].astype(float) - _features(train)[None], axis=2)
+        found.append(distances.argmin(axis=1))
+        assert np.array_equal(below, train[found[-1]])
         assert (np.diff(distances.min(axis=1)) > -1e-4).all()  # the nearest pair first
+    return np.array(found)
 
 
 def test_walks_between_real_images_stand_between_them(made: Path) -> None:

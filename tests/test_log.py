@@ -92,6 +92,7 @@ def make_noise(folder: Path, batch_size: int, num_steps: int) -> None:
         "precision": "float32",
     }
     settings |= {"evaluate_every": 12}
+    document["gamma"] = 0.9
     document["profiles"]["quick"]["train"] |= settings
     (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     rows = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)

@@ -143,6 +143,15 @@ def test_a_warm_up_leaves_steps_for_G(tmp_path: Path) -> None:
     assert "warm_up_steps 100000 leaves none of num_steps" in text
 
 
+def test_a_gamma_above_the_papers_needs_a_warm_up(tmp_path: Path) -> None:
+    """paper64 and paper128 have none, and params.yaml's gamma is the quick profile's."""
+    path = changed(("profile",), "paper64", tmp_path)
+    wanted = "gamma: 2.0, expected at most 1 where profiles.paper64.train.warm_up_steps is 0"
+    assert wanted in message(path)
+    path.write_text(path.read_text(encoding="utf-8").replace("gamma: 2.0", "gamma: 1.0"), encoding="utf-8")
+    assert load_params(path).profile == "paper64"
+
+
 def test_an_energy_distance_needs_a_batch_with_pairs(tmp_path: Path) -> None:
     text = message(changed(("profiles", "quick", "train", "batch_size"), 3, tmp_path))
     assert "lambda_e" in text

@@ -44,6 +44,7 @@ def workspace(tmp_path_factory):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("DVC_ROOT", raising=False)
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        params["gamma"] = 0.9
         params["download"] |= {"source": "avatars", "num_images": 40}
         params["profiles"]["quick"]["train"] |= {
             "n_filters": 4,
@@ -97,7 +98,7 @@ def test_pictures_of_samples_and_reconstructions_lie_beside_the_model(workspace)
 def test_the_model_says_what_made_it(workspace):
     description = json.loads(Path("data/model/model.json").read_text())
     assert description["step"] == 50
-    assert description["parameters"]["gamma"] == 2.0
+    assert description["parameters"]["gamma"] == 0.9
     assert description["data"]["source"] == "avatars"
     assert description["data"]["num_train"] == 32
     read_model(Path("data/model"))

@@ -50,6 +50,7 @@ def tiny_settings() -> dict[str, Any]:
         "decay_steps": 4,
         "precision": "float32",
     }
+    document["gamma"] = 0.9
     document["profiles"]["quick"]["train"] |= tiny
     document["profiles"]["quick"]["evaluate"]["num_samples"] = 4
     return document

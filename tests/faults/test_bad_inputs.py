@@ -249,6 +249,7 @@ PARAMS |= {
     "params: a number as a key": (DOWNLOAD, edited("seed: 0", "seed: 0\n1: 2"), ("params.yaml", " 1: unknown key")),
     "params: a long value": (DOWNLOAD, edited("seed: 0", f"seed: {'a' * 9000}"), (*SEED, "aaa…")),
     "params: gama": (DOWNLOAD, edited("gamma:", "gama:"), ("params.yaml", " gamma: is missing")),
+    "params: gamma above 1 without a warm-up": (DOWNLOAD, setting("gamma", 1.5), (" gamma: 1.5, expected at most 1",)),
     "params: a key too many": (DOWNLOAD, setting("gama", 0.7), ("params.yaml", " gama: unknown key")),
     "params: a key too many in download": (DOWNLOAD, setting("download.uri", "x"), (" download.uri: unknown key",)),
     "params: a key too many in preprocess": (
