@@ -177,7 +177,8 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         if self.num_done < train.warm_up_steps:
             noise = torch.randn(len(x), train.N_h, generator=self.z_generator, device=self.device)
-            L_real, L_fake, L_G = self._backward(x, noise * train.warm_up_noise, carry, self.players.warm_up)
+            noise *= train.warm_up_noise * (1 - self.step_count / train.warm_up_steps)  # to 0, where G starts
+            L_real, L_fake, L_G = self._backward(x, noise, carry, self.players.warm_up)
         else:
             z = uniform_z(len(x), train.N_h, self.z_generator)
             L_real, L_fake, L_G = self._backward(x, z, carry, partial(self.players, k_t=self.k_t))

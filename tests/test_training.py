@@ -314,7 +314,7 @@ def test_in_the_warm_up_D_learns_alone_to_reconstruct():
         x = batches.rows(step).permute(0, 3, 1, 2) / 127.5 - 1
         h = D.encoder(x)
         spread = (h - h.mean(0)).square().mean(0).sqrt().detach()
-        h = h + 0.3 * torch.randn(4, 8, generator=draw) * spread
+        h = h + 0.3 * (1 - step / 5) * torch.randn(4, 8, generator=draw) * spread
         adam.zero_grad()
         (x - D.decoder(h)).abs().mean().backward()
         adam.step()
