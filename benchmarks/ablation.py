@@ -14,8 +14,11 @@ Writes benchmarks/ablation.json and docs/images/ablation.png.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Iterator
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/train.py does, before torch is loaded
 
 import numpy as np
 import torch

@@ -14,8 +14,11 @@ Writes benchmarks/quality.json and docs/images/quality.png.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from dataclasses import dataclass
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/train.py does, before torch is loaded
 
 import torch
 
