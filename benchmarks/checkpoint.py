@@ -96,9 +96,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for profile in profiles:
             settings = Path(temporary) / "params.yaml"
-            settings.write_text(text.replace("\nprofile: quick ", f"\nprofile: {profile} "), encoding="utf-8")
+            changed = text.replace("\nprofile: quick ", f"\nprofile: {profile} ")
+            settings.write_text(changed.replace("\ngamma: 2.0 ", "\ngamma: 0.5 "), encoding="utf-8")
             params = load_params(settings)
-            assert params.profile == profile
+            assert (params.profile, params.gamma) == (profile, 0.5)
             rows.append(measure(profile, params, PROFILES[profile], device, Path(temporary)))
     if arguments.quick:
         print_table(rows)

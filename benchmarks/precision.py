@@ -80,7 +80,7 @@ def main() -> None:
         "decay_steps": arguments.steps,
         "warm_up_steps": 0,
     }
-    params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
+    params = params.model_copy(update={"gamma": 0.9, "train": params.train.model_copy(update=changes)})
     try:
         device = resolve_device(arguments.device)
     except ValueError as error:

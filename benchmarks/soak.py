@@ -41,10 +41,10 @@ ENDED = 128 + signal.SIGTERM
 
 
 def small(params: Params, num_steps: int) -> Params:
-    """Settings of a short download and a small network that trains for `num_steps`."""
+    """Settings of a short download and a small network that trains for `num_steps`, without a warm-up."""
     train = params.train.model_copy(update={**NETWORK, "num_steps": num_steps, "warm_up_steps": 0})
     download = params.download.model_copy(update={"source": "avatars", "num_images": NUM_AVATARS})
-    return params.model_copy(update={"train": train, "download": download})
+    return params.model_copy(update={"gamma": 0.9, "train": train, "download": download})
 
 
 def command(stage: str) -> list[str]:
@@ -155,7 +155,7 @@ def main() -> None:
     params = load_params(FOLDER.parent / "params.yaml")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_params(small(params, 10**8), folder / "params.yaml")
+        write_params(small(params, 10**7), folder / "params.yaml")
         for stage in ("download", "preprocess"):
             subprocess.run(command(stage), cwd=folder, env=environment(folder), check=True)
         rate = steps_per_second(folder, arguments.device, min(60.0, 6 * minutes))

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/train.py does, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/cli.py does, before torch is loaded
 
 import numpy as np
 import torch
@@ -134,7 +134,7 @@ def _our_step(case: Case, device: torch.device, precision: str) -> tuple[Trainin
         "vanishing_residual_steps": 0,
         "warm_up_steps": 0,
     }
-    params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
+    params = params.model_copy(update={"gamma": 0.9, "train": params.train.model_copy(update=changes)})
     training = Training(params, case.image_size, device)
     shape = (NUM_ROWS, case.image_size, case.image_size, 3)
     rows = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

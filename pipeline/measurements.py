@@ -141,6 +141,9 @@ class _Measurement:
         if self._both_sides:
             mirrored = self._of_real(network, "mirrored-training", self._file.train, self._train, mirror=True)
             training = np.concatenate((training, mirrored))
+            self.measured.notes.append(
+                "The model saw mirrored images too: the nearest training image is sought among both sides of each."
+            )
         for suffix, images, chosen, queries in (
             ("", self._samples, np.arange(self._num_samples), fake),
             ("_baseline", self._file.held_out, self._held_out, real),
@@ -267,7 +270,8 @@ class _Measurement:
         """Of rows, or of their mirror images."""
 
         def kept(folder: Path) -> np.ndarray:
-            batches = (np.array(batch[:, :, ::-1] if mirror else batch) for batch in _batches(images, chosen))
+            rows = _batches(images, chosen)
+            batches = (np.ascontiguousarray(batch[:, :, ::-1]) for batch in rows) if mirror else rows
             work = feature_cache.kept(folder, network, name, batches, len(chosen))
             return follow(work, f"{network.label} of {name} images", brief=True)
 

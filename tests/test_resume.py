@@ -170,7 +170,7 @@ SHAPING = (
     {"eta": 2},
     {"lambda_e": 0.5},
     {"warm_up_steps": 3},
-    {"warm_up_noise": 0.7},
+    {"warm_up_noise": 0.6},
     {"mirror": True},
     {"batch_size": 5},
     {"learning_rate": 5e-5},
