@@ -43,9 +43,9 @@ from benchmarks.report import Row, print_table, write
 from benchmarks.textbook import TextbookTraining, new_players
 
 CPU = torch.device("cpu")
-OURS = {
+OURS: dict[str, dict[str, float]] = {
     "our loop": {},
-    "our loop, no warm-up, γ 1": {"warm_up_steps": 0},
+    "our loop, no warm-up, γ 1": {"warm_up_steps": 0, "gamma": 1.0},  # a larger γ needs the warm-up
     "our loop, no energy distance": {"lambda_e": 0.0},
     "our loop, no skip connections": {"skip_connections": False},
     "our loop, vanishing residuals": {"vanishing_residual_steps": 0.8},
@@ -65,10 +65,9 @@ def cases(file: ImageFile, params: Params, num: int) -> Iterator[tuple[str, Numb
     for title, changes in OURS.items():
         steps = params.train.num_steps
         whole = {name: int(value * steps) if name.endswith("steps") else value for name, value in changes.items()}
+        gamma = whole.pop("gamma", params.gamma)
         changed = with_train(params, decay_steps=steps, **whole)
-        if changed.train.warm_up_steps == 0:
-            changed = changed.model_copy(update={"gamma": 1.0})  # a larger one needs the warm-up
-        yield title, *_our_loop(file, changed, held_out)
+        yield title, *_our_loop(file, changed.model_copy(update={"gamma": gamma}), held_out)
     for title, (pytorch_weights, batch_norm) in TEXTBOOK.items():
         yield title, *_textbook_loop(file, params, pytorch_weights, batch_norm, held_out)
 

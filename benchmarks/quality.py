@@ -93,7 +93,8 @@ def main() -> None:
     if quick:
         print_table(rows)
         return
-    write("quality", {"images": file.source, "num_judged": num, **params.train.model_dump()}, rows)
+    settings = {"images": file.source, "gamma": params.gamma, **params.train.model_dump(), "num_judged": num}
+    write("quality", settings, rows)
     side_by_side({title: trained.samples for title, trained in results.items()}, PICTURES / "quality.png", columns=3)
 
 
