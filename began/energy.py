@@ -16,12 +16,13 @@ def energy_distance(a: Tensor, b: Tensor) -> Tensor:
 
     Each of the P places has N vectors of one set and M of the other, at least two. Means are over pairs of different
     vectors, so that what is divided is unbiased however few there are, and may be negative. By its divisor it does not
-    depend on the vectors' scale; no gradient goes through that.
+    depend on the vectors' scale; no gradient goes through that. 0 where all b are alike, which sets no scale.
     """
     a, b = (vectors.to(torch.promote_types(vectors.dtype, torch.float32)) for vectors in (a, b))
     between, within_a, within_b = _distances(a, b).mean(dim=(1, 2)), _mean_of_pairs(a), _mean_of_pairs(b)
-    spread = within_b.detach().mean().clamp(min=torch.finfo(a.dtype).tiny)
-    return (2 * between - within_a - within_b).mean() / spread
+    spread = within_b.detach().mean()
+    distance = (2 * between - within_a - within_b).mean() / spread.clamp(min=torch.finfo(a.dtype).tiny)
+    return torch.where(spread > 0, distance, 0)
 
 
 def _mean_of_pairs(vectors: Tensor) -> Tensor:

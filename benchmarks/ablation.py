@@ -66,7 +66,7 @@ def cases(file: ImageFile, params: Params, num: int) -> Iterator[tuple[str, Numb
         steps = params.train.num_steps
         whole = {name: int(value * steps) if name.endswith("steps") else value for name, value in changes.items()}
         gamma = whole.pop("gamma", params.gamma)
-        changed = with_train(params, decay_steps=steps, **whole)
+        changed = with_train(params, **whole)
         yield title, *_our_loop(file, changed.model_copy(update={"gamma": gamma}), held_out)
     for title, (pytorch_weights, batch_norm) in TEXTBOOK.items():
         yield title, *_textbook_loop(file, params, pytorch_weights, batch_norm, held_out)
@@ -78,8 +78,9 @@ def _our_loop(file: ImageFile, params: Params, held_out: Pixels) -> tuple[Number
     start = time.perf_counter()
     for _ in train(training, batches):
         pass
+    seconds = time.perf_counter() - start
     reconstructed = _reconstructed(training.players.D, held_out)
-    said = {"seconds": round(time.perf_counter() - start, 1), "L(x)": _loss(reconstructed, held_out)}
+    said = {"seconds": round(seconds, 1), "L(x)": _loss(reconstructed, held_out)}
     return said, samples_of(training.G_ema, len(held_out)), reconstructed
 
 
@@ -97,8 +98,9 @@ def _textbook_loop(
         batches.seek(step, 1)
         batches.fetch()
         textbook.step(batches.gather())
+    seconds = time.perf_counter() - start
     reconstructed = _reconstructed(textbook.D, held_out)
-    said = {"seconds": round(time.perf_counter() - start, 1), "L(x)": _loss(reconstructed, held_out)}
+    said = {"seconds": round(seconds, 1), "L(x)": _loss(reconstructed, held_out)}
     return said, textbook.samples(len(held_out)), reconstructed
 
 
@@ -122,8 +124,8 @@ def main() -> None:
     file, params = images_and_settings()
     steps = 10 if arguments.quick else arguments.steps
     alone = steps * params.train.warm_up_steps // params.train.num_steps  # the same share of the run
-    params = with_train(params, num_steps=steps, warm_up_steps=alone)
-    num = 100 if arguments.quick else NUM_JUDGED
+    params = with_train(params, num_steps=steps, decay_steps=steps, warm_up_steps=alone)
+    num = min(100 if arguments.quick else NUM_JUDGED, len(file.held_out))
     judge = Judge(file, num)
     rows: list[Row] = []
     grids = {}

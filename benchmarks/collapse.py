@@ -1,18 +1,24 @@
-"""How different G(z) are over the first steps, and what decides it.
+"""How different G(z) are over the first steps, what decides it, and what M_global says of it.
 
     python -m benchmarks.collapse [--quick]
 
-Each row changes one thing about the paper's own equations (λ_e 0, no warm-up, γ 0.7) at the quick profile's size and
-rate, and trains for 400 steps. Spread: mean standard deviation of a pixel over 64 samples of G as it is, over that of
-64 training images; the more alike G(z) are, the lower. Writes benchmarks/collapse.json and docs/images/collapse.png.
+Each row changes one thing about the paper's equations (λ_e 0, no warm-up, γ 0.7) at the quick profile's size, rate and
+λ_k, and trains for 400 steps; one takes the paper's own rate and λ_k. Spread: mean standard deviation of a pixel over
+64 samples of G as it is, over that of 64 training images; the more alike G(z) are, the lower. M_global: mean over the
+last 50 steps.
+
+Writes benchmarks/collapse.json, whose rows have the curves by step, and docs/images/collapse.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/cli.py does, before torch is loaded
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,6 +35,7 @@ from benchmarks.textbook import reset_to_pytorch
 CPU = torch.device("cpu")
 NUM_STEPS = 400
 EVERY = 20
+LAST = 50  # steps over which M_global is averaged
 NUM_SAMPLES = 64
 PAPER = {"lambda_e": 0.0, "warm_up_steps": 0}
 GAMMA = 0.7
@@ -74,57 +81,81 @@ class Case:
 
     changes: Mapping[str, Any] = field(default_factory=dict)  # of params.yaml's train section
     gamma: float = GAMMA
+    lambda_k: float | None = None  # None: params.yaml's
     prepare: Callable[[Training], None] = lambda training: None
 
 
-CASES = {
-    "as in the paper, γ 0.7": Case(),
-    "PyTorch's initial weights": Case(prepare=weights_of_pytorch),
-    "no skip connections": Case({"skip_connections": False}),
-    "G's first layer × 3": Case(prepare=first_layer_times(3)),
-    "G's first layer × 1/3": Case(prepare=first_layer_times(1 / 3)),
-    "k_0 0.3": Case(prepare=k_0(0.3)),
-    "rate of G × 1/4": Case(prepare=rate_of_G_times(1 / 4)),
-    "rate of both 3e-4": Case({"learning_rate": 3e-4}),
-    "γ 0.3": Case(gamma=0.3),
-    "γ 1": Case(gamma=1.0),
-    "warm-up of 100 steps": Case({"warm_up_steps": 100}),
-    "λ_e 0.2": Case({"lambda_e": 0.2}),
-}
+BASE = "paper's equations, γ 0.7"
+PANELS = {
+    "the scale of z": {
+        "PyTorch's initial weights": Case(prepare=weights_of_pytorch),
+        "no skip connections": Case({"skip_connections": False}),
+        "G's first layer × 3": Case(prepare=first_layer_times(3)),
+        "G's first layer × 1/3": Case(prepare=first_layer_times(1 / 3)),
+    },
+    "k_0 and the rates": {
+        "k_0 0.3": Case(prepare=k_0(0.3)),
+        "rate of G × 1/4": Case(prepare=rate_of_G_times(1 / 4)),
+        "rate of G × 4": Case(prepare=rate_of_G_times(4)),
+        "rate of both 3e-4": Case({"learning_rate": 3e-4}),
+        "the paper's: both 1e-4, λ_k 0.001": Case({"learning_rate": 1e-4}, lambda_k=0.001),
+    },
+    "what G is asked for": {
+        "γ 0.3": Case(gamma=0.3),
+        "γ 1": Case(gamma=1.0),
+        "warm-up of 100 steps": Case({"warm_up_steps": 100}),
+        "λ_e 0.2": Case({"lambda_e": 0.2}),
+    },
+}  # what is drawn together, each beside BASE
 
 
-def run(case: Case, file: ImageFile, params: Params, num_steps: int) -> tuple[Curve, Training]:
-    """Spread by step, of one case."""
-    params = with_train(params, **(PAPER | dict(case.changes))).model_copy(update={"gamma": case.gamma})
+@dataclass(frozen=True)
+class Run:
+    """What came of a case."""
+
+    spread: Curve
+    """By step, since G plays."""
+    M_global: float
+    k_t: float
+
+
+def run(case: Case, file: ImageFile, params: Params, num_steps: int) -> Run:
+    balance = {"gamma": case.gamma, "lambda_k": params.lambda_k if case.lambda_k is None else case.lambda_k}
+    params = with_train(params, **(PAPER | dict(case.changes))).model_copy(update=balance)
     training = Training(params, file.image_size, CPU)
     case.prepare(training)
     batches = open_batches(file.train, params.train.batch_size, params.seed, CPU)
     wanted = spread(file.train[:NUM_SAMPLES])
+    curve: Curve = {}
+    measures = []
+    steps = train(training, batches, record_every=1)
+    while True:
+        done = training.num_done
+        if done % EVERY == 0 and done >= params.train.warm_up_steps:
+            curve[done] = spread(samples_of(training.players.G, NUM_SAMPLES)) / wanted
+        if done == num_steps:
+            break
+        if record := next(steps):
+            measures.append(record.M_global)
+    return Run(curve, sum(measures[-LAST:]) / len(measures[-LAST:]), training.k_t.item())
 
-    def now() -> float:
-        return spread(samples_of(training.players.G, NUM_SAMPLES)) / wanted
 
-    curve = {0: now()}
-    steps = train(training, batches)
-    while training.num_done < num_steps:
-        next(steps)
-        if training.num_done % EVERY == 0:
-            curve[training.num_done] = now()
-    return curve, training
-
-
-def draw(curves: Mapping[str, Curve]) -> None:
-    figure = Figure(figsize=(7.8, 4.4), dpi=150)
+def draw(runs: Mapping[str, Run]) -> None:
+    figure = Figure(figsize=(11, 4.2), dpi=130)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for number, (title, curve) in enumerate(curves.items()):
-        style = ("-", "--", ":")[number // 4]
-        axes.plot(list(curve), list(curve.values()), style, color=f"C{number % 4}", label=title, linewidth=1.4)
-    axes.set_xlabel("step")
-    axes.set_ylabel("spread of 64 samples over that of 64 images")
-    axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    axes = figure.subplots(1, len(PANELS), sharey=True)
+    for panel, (title, cases) in zip(axes, PANELS.items(), strict=True):
+        for name in (BASE, *cases):
+            curve = runs[name].spread
+            black = {"color": "black"} if name == BASE else {}
+            panel.plot(list(curve), list(curve.values()), label=name, linewidth=1.5, **black)
+        panel.axhline(1, color="grey", linewidth=0.8, linestyle=":")
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel("step")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(loc="upper right", frameon=False, fontsize=8)
+    axes[0].set_ylabel("spread of 64 samples, 1: the data")
+    axes[0].set_ylim(bottom=0)
     figure.tight_layout()
     path = PICTURES / "collapse.png"
     figure.savefig(path)
@@ -136,18 +167,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="twenty steps, and no JSON: shows that it works")
     quick = parser.parse_args().quick
     file, params = images_and_settings()
+    cases = {BASE: Case()} | {name: case for panel in PANELS.values() for name, case in panel.items()}
     rows: list[Row] = []
-    curves = {}
-    for title, case in CASES.items():
-        curves[title], training = run(case, file, params, EVERY if quick else NUM_STEPS)
-        curve = curves[title]
-        shown = {f"spread at {step}": round(curve[step], 3) for step in (0, 20, 100, 200, 400) if step in curve}
-        rows.append({"what": title, **shown, "k_t": round(training.k_t.item(), 3)})
+    runs = {}
+    for title, case in cases.items():
+        runs[title] = run(case, file, params, EVERY if quick else NUM_STEPS)
+        numbers = {"M_global": round(runs[title].M_global, 4), "k_t": round(runs[title].k_t, 3)}
+        curve = {str(step): runs[title].spread.get(step) for step in runs[BASE].spread}
+        rows.append({"what": title, **numbers, **{step: value and round(value, 3) for step, value in curve.items()}})
     if quick:
         print_table(rows)
         return
-    write("collapse", {"steps": NUM_STEPS, "gamma": GAMMA, **params.train.model_dump(), **PAPER}, rows)
-    draw(curves)
+    settings = {"steps": NUM_STEPS, "gamma": GAMMA, "lambda_k": params.lambda_k, **params.train.model_dump(), **PAPER}
+    write("collapse", settings, rows)
+    draw(runs)
 
 
 if __name__ == "__main__":

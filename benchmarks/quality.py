@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="twenty steps, and no JSON: shows that it works")
     quick = parser.parse_args().quick
     file, params = images_and_settings()
-    num = 100 if quick else NUM_JUDGED
+    num = min(100 if quick else NUM_JUDGED, len(file.held_out))
     if quick:
         params = with_train(params, num_steps=20, warm_up_steps=10)
     ours = train_ours(file, params, num)

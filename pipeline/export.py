@@ -18,7 +18,7 @@ def export(
 
     Example: began export faces
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not out.name or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise ValueError(f"{out}: expected a new or an empty folder")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"{out}: the folder {str(out.parent)!r} does not exist")

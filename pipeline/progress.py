@@ -26,8 +26,8 @@ class ProgressBar:
         """brief: no line of what ends before the first one is due."""
         self._title = title
         self._brief = brief
-        self._start = time.monotonic()
-        self._first_done: int | None = None
+        self._start = self._pace_start = time.monotonic()
+        self._first_done = 0
         self._last_line = self._start
         self._latest: Progress | None = None
         self._printed: Progress | None = None
@@ -58,9 +58,12 @@ class ProgressBar:
                 self._print(self._latest)
 
     def update(self, progress: Progress) -> None:
-        """Shows `progress`. Work that was done before the first call (a resumed download) does not count as speed."""
-        if self._first_done is None:
-            self._first_done = progress.done
+        """Shows `progress`. Work that was done before the first call (a resumed download) does not count as speed.
+
+        Nor does work towards another total: it may have another pace.
+        """
+        if self._latest is None or self._latest.total != progress.total:
+            self._pace_start, self._first_done = time.monotonic(), progress.done
         self._latest = progress
         if self._bar is not None and self._task is not None:
             # Short, so that 80 columns hold bar, rate, time left and note.
@@ -82,13 +85,13 @@ class ProgressBar:
         return f"{done} of {_amount(progress.total, progress.unit)}"
 
     def _describe(self, progress: Progress, how_far: str) -> str:
-        elapsed = max(time.monotonic() - self._start, 1e-9)
-        rate = (progress.done - (self._first_done or 0)) / elapsed
+        now = time.monotonic()
+        rate = (progress.done - self._first_done) / max(now - self._pace_start, 1e-9)
         parts = [how_far, f"{_amount(rate, progress.unit)}/s"]
         if progress.total is not None and rate > 0 and progress.done < progress.total:
             parts.append(f"{_duration((progress.total - progress.done) / rate)} left")
         else:
-            parts.append(f"{_duration(elapsed)}")
+            parts.append(f"{_duration(now - self._start)}")
         if progress.note:
             parts.append(progress.note)
         return " · ".join(parts)

@@ -34,7 +34,7 @@ def sample(
         raise ValueError(f"--out: {str(out)!r}, expected a name that ends in .png or .npz, or one without a suffix")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out: {str(out)!r}: the folder {str(out.parent)!r} does not exist")
-    if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.suffix == "" and (not out.name or (out.exists() and (not out.is_dir() or any(out.iterdir())))):
         raise ValueError(f"--out: {str(out)!r}: expected a new or an empty folder")
     found = _find(model)
     import math

@@ -116,16 +116,17 @@ def _run(job: Job, start: RunState, stop: Stop) -> None:
         ProgressBar("train") as bar,
         Recorder(job, start, training, folder, run) as recorder,
     ):
-        bar.update(Progress(start.step * batch_size, num_steps * batch_size))
+        warm_up = settings.train.warm_up_steps
+        bar.update(Progress(start.step * batch_size, (warm_up if start.step < warm_up else num_steps) * batch_size))
         for record in train(training, batches):
             recorder.keep(record)
             if record is not None:
                 note = f"M_global {record.M_global:.4f} · k_t {record.k_t:.3f}"
                 bar.update(Progress(record.step * batch_size, num_steps * batch_size, note=note))
                 last = record
-            elif training.num_done <= settings.train.warm_up_steps and training.num_done % 16 == 0:
-                note = f"D alone; G starts at step {settings.train.warm_up_steps:,}"
-                bar.update(Progress(training.num_done * batch_size, num_steps * batch_size, note=note))
+            elif training.num_done <= warm_up and training.num_done % 16 == 0:
+                note = f"D alone; then {num_steps - warm_up:,} steps with G"
+                bar.update(Progress(training.num_done * batch_size, warm_up * batch_size, note=note))
             # No state of the last step before the model is in its place: it would say that there is nothing to do.
             if training.num_done < num_steps:
                 if stop.kind is not None:

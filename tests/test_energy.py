@@ -62,6 +62,14 @@ def test_equal_vectors_leave_a_finite_gradient() -> None:
     assert a.grad is not None and a.grad.isfinite().all()
 
 
+def test_images_that_do_not_differ_pull_at_nothing() -> None:
+    a = torch.randn(1, 4, 3, requires_grad=True)
+    found = energy_distance(a, torch.ones(1, 4, 3))
+    found.backward()
+    assert found == 0
+    assert a.grad is not None and (a.grad == 0).all()
+
+
 def test_it_leads_points_to_all_modes_of_a_distribution() -> None:
     torch.manual_seed(0)
     modes = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]])

@@ -46,6 +46,30 @@ def test_without_a_terminal_lines_come_every_few_seconds_with_rate_and_time_left
     assert "left" in lines[-1]
 
 
+def test_the_time_left_is_that_of_the_work_at_hand(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Towards the second total ten steps a tick, where the first had a hundred: what came before does not count."""
+
+    def in_two_paces() -> Generator[Progress, None, None]:
+        yield from (Progress(done, 1000) for done in range(0, 1001, 100))
+        yield from (Progress(done, 1400) for done in range(1000, 1201, 10))
+
+    now = -10.0
+
+    def clock() -> float:
+        return now
+
+    monkeypatch.setattr(progress.time, "monotonic", clock)
+    with progress.ProgressBar("train") as bar:
+        for step in in_two_paces():
+            now += 10
+            bar.update(step)
+    lines = capsys.readouterr().err.splitlines()
+    assert "train: 500 of 1,000 images · 10 images/s · 0:50 left" in lines
+    assert "train: 1,100 of 1,400 images · 1 images/s · 5:00 left" in lines
+
+
 def test_brief_work_leaves_no_line_unless_it_took_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,6 +186,12 @@ def test_bad_input_is_one_line_that_names_it(workspace, capsys, arguments, messa
     assert message in error_of(capsys, *arguments)
 
 
+@pytest.mark.parametrize("arguments", [("sample", "--out", "."), ("export", ".")])
+def test_the_current_folder_is_not_replaced(capsys, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert "expected a new or an empty folder" in error_of(capsys, *arguments)
+
+
 def test_another_image_size_is_refused(workspace, capsys, tmp_path):
     text = Path("params.yaml").read_text().replace("image_size: 32", "image_size: 64")
     (tmp_path / "params.yaml").write_text(text)
