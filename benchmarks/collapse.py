@@ -141,7 +141,7 @@ def run(case: Case, file: ImageFile, params: Params, num_steps: int) -> Run:
 
 
 def draw(runs: Mapping[str, Run]) -> None:
-    figure = Figure(figsize=(11, 4.2), dpi=130)
+    figure = Figure(figsize=(11, 4.8), dpi=130)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(PANELS), sharey=True)
     for panel, (title, cases) in zip(axes, PANELS.items(), strict=True):
@@ -153,7 +153,7 @@ def draw(runs: Mapping[str, Run]) -> None:
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step")
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(loc="upper right", frameon=False, fontsize=8)
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, fontsize=8)
     axes[0].set_ylabel("spread of 64 samples, 1: the data")
     axes[0].set_ylim(bottom=0)
     figure.tight_layout()
