@@ -18,7 +18,9 @@ def export(
 
     Example: began export faces
     """
-    if not out.name or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+    from pipeline.workspace import is_new_or_empty
+
+    if not is_new_or_empty(out):
         raise ValueError(f"{out}: expected a new or an empty folder")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"{out}: the folder {str(out.parent)!r} does not exist")

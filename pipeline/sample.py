@@ -30,11 +30,13 @@ def sample(
 
     Example: began sample --num 64 --seed 1 --out samples.png
     """
+    from pipeline.workspace import is_new_or_empty
+
     if out.suffix not in (".png", ".npz", ""):
         raise ValueError(f"--out: {str(out)!r}, expected a name that ends in .png or .npz, or one without a suffix")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out: {str(out)!r}: the folder {str(out.parent)!r} does not exist")
-    if out.suffix == "" and (not out.name or (out.exists() and (not out.is_dir() or any(out.iterdir())))):
+    if out.suffix == "" and not is_new_or_empty(out):
         raise ValueError(f"--out: {str(out)!r}: expected a new or an empty folder")
     found = _find(model)
     import math

@@ -24,6 +24,11 @@ def main_root() -> Path:
     return here
 
 
+def is_new_or_empty(folder: Path) -> bool:
+    """Whether a whole folder can be put in the place of `folder`: of a new name, or of an empty one other than `.`."""
+    return bool(folder.name) and (not folder.exists() or (folder.is_dir() and not any(folder.iterdir())))
+
+
 def downloads_folder() -> Path:
     """Partial and verified archives; outside DVC's outs, which DVC deletes before a rerun."""
     return main_root() / ".began" / "downloads"
