@@ -34,6 +34,7 @@ class _Architecture(_Part):
     n_filters: int = Field(ge=1, le=1024)
     N_h: int = Field(ge=1, le=4096)
     skip_connections: bool
+    has_flow: bool = False  # of G; models before there was one say nothing
 
     @field_validator("image_size")
     @classmethod
@@ -131,6 +132,7 @@ def write_model(
             "n_filters": params.train.n_filters,
             "N_h": params.train.N_h,
             "skip_connections": params.train.skip_connections,
+            "has_flow": G.flow is not None,
         },
         "parameters": params.flat(),
         "step": step,
@@ -269,6 +271,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _make(kind: type[Network], architecture: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Network:
     """The network of these tensors, in float32; they have to be all of it, float32 or float16, and finite."""
+    if kind is not Generator:
+        architecture = {name: value for name, value in architecture.items() if name != "has_flow"}
     with torch.device("meta"):  # shapes only: what model.json claims may be larger than memory
         module = kind(**architecture)
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}

@@ -68,6 +68,8 @@ class TrainParams(_Settings):
     lambda_e: float = Field(ge=0)
     warm_up_steps: int = Field(ge=0, le=10**7)
     warm_up_noise: float = Field(ge=0, le=10)
+    warm_up_learning_rate: float = Field(gt=0, le=1)
+    flow_steps: int = Field(ge=0, le=10**7)
     mirror: bool
     batch_size: int = Field(ge=1, le=65536)
     num_steps: int = Field(ge=1, le=10**7)
@@ -82,6 +84,11 @@ class TrainParams(_Settings):
     on_divergence: Literal["stop", "rewind"]
     evaluate_every: int = Field(ge=0, le=10**7)
 
+    @property
+    def game_start(self) -> int:
+        """Steps before both play: D's warm-up, and then those of G's flow."""
+        return self.warm_up_steps + self.flow_steps
+
     @model_validator(mode="after")
     def _floor_is_not_above_the_start(self) -> TrainParams:
         if self.learning_rate_floor > self.learning_rate:
@@ -94,6 +101,19 @@ class TrainParams(_Settings):
     def _warm_up_leaves_steps(self) -> TrainParams:
         if self.warm_up_steps >= self.num_steps:
             raise ValueError(f"warm_up_steps {self.warm_up_steps} leaves none of num_steps {self.num_steps}")
+        if self.game_start >= self.num_steps:
+            raise ValueError(
+                f"warm_up_steps {self.warm_up_steps} and flow_steps {self.flow_steps} leave none of num_steps "
+                f"{self.num_steps}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _flow_has_embeddings(self) -> TrainParams:
+        if self.flow_steps > 0 and self.warm_up_steps == 0:
+            raise ValueError(f"flow_steps {self.flow_steps} needs warm_up_steps above 0: it learns from a trained D")
+        if self.flow_steps > 0 and self.N_h < 2:
+            raise ValueError(f"flow_steps {self.flow_steps} needs an N_h of 2 or more, not {self.N_h}")
         return self
 
     @model_validator(mode="after")

@@ -41,6 +41,7 @@ CODE = (  # the modules that shape the numbers: those that the stage train depen
     "began.equilibrium",
     "began.features",
     "began.files",
+    "began.flow",
     "began.hdf5",
     "began.images",
     "began.isolated",

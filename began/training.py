@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
+from math import cos, isfinite, pi
 
 import torch
 from torch import Tensor, nn
 
-from began import equilibrium
+from began import equilibrium, flow
 from began.batches import MOST_PLANNED, Batches, pixels_to_input
 from began.cuda_graph import RecordedWork
 from began.devices import resolve_precision
@@ -26,7 +26,7 @@ from began.seeds import derive_seed
 
 MOST_STEPS_A_RECORD = 256
 Losses = Callable[..., tuple[Tensor, Tensor, Tensor]]
-NUM_EMBEDDED = 4096  # rows whose embeddings G's start is fitted to
+NUM_EMBEDDED = 2**16  # embeddings at most that G's start is fitted to: 16 MiB at N_h 64
 CURVE = ("step", "M_global", "L_real", "L_fake", "L_D", "L_G", "k_t", "learning_rate", "images_per_second")
 
 
@@ -131,14 +131,17 @@ class Training:
         train = params.train
         torch.manual_seed(derive_seed(params.seed, "weights"))
         architecture = (image_size, train.n_filters, train.N_h, train.skip_connections)
-        G = Generator(*architecture)
+        G = Generator(*architecture, has_flow=train.flow_steps > 0)
         D = Discriminator(*architecture)
         self.players = Players(G, D, train.eta, train.lambda_e).to(device)
         if train.batch_size > 1:  # torch's convolution of a single small image fails with them
             self.players.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if G.flow is not None:
+            G.flow.requires_grad_(False)  # but while it learns, alone: the game would take from it what it knows
         self.G_ema = copy.deepcopy(self.players.G).requires_grad_(False)
         self.z_generator = torch.Generator(device).manual_seed(derive_seed(params.seed, "training z"))
-        self.learning_rate = torch.tensor(train.learning_rate, device=device)
+        first_rate = train.warm_up_learning_rate if train.warm_up_steps else train.learning_rate
+        self.learning_rate = torch.tensor(first_rate, device=device)
         self.optimizer = torch.optim.Adam(
             self.players.parameters(),
             lr=self.learning_rate,
@@ -149,7 +152,7 @@ class Training:
         self.num_done = 0
         self.num_recorded = 0  # the step of the last record
         self.num_rewinds = 0
-        self.step_count = torch.zeros((), device=device)
+        self.step_count = torch.zeros((), device=device)  # steps in which D learned: all but those of G's flow
         self.k_t = torch.zeros((), device=device)
         self.sums = torch.zeros(5, device=device)  # of M_global, L_real, L_fake, L_G, L_D since the last record
         self.window_sum = torch.zeros((), device=device)  # of M_global since the last decision on the plateau
@@ -169,7 +172,7 @@ class Training:
     def update(self, x: Tensor) -> None:
         """The device's part of a step: the same operations on the same memory each time, so that a graph can hold it.
 
-        But they change when `num_done` reaches `warm_up_steps`, and `vanishing_residual_steps`.
+        But they change where G starts, and where the residuals have vanished.
         """
         train = self.params.train
         if train.mirror:
@@ -189,15 +192,37 @@ class Training:
             self.step_count += 1
             if self.num_done < train.warm_up_steps:
                 self.sums[1] += L_real
+                self._follow_cosine(train.warm_up_learning_rate, train.learning_rate, train.warm_up_steps)
             else:
                 self._balance(L_real, L_fake, L_G)
                 self._average()
-            if train.learning_rate_decay == "cosine":
-                self._follow_cosine()
+                if train.learning_rate_decay == "cosine":
+                    self._follow_cosine(train.learning_rate, train.learning_rate_floor, train.decay_steps)
+
+    def update_flow(self, w: Tensor) -> None:
+        """One update of G's flow alone, on the embeddings w (N, N_h) that `start_G` gave."""
+        train, of_G = self.params.train, self.players.G.flow
+        assert of_G is not None
+        done = (self.num_done - train.warm_up_steps) / train.flow_steps
+        self.learning_rate.fill_(flow.LEARNING_RATE * (1 + cos(pi * done)) / 2 * 0.5**self.num_rewinds)
+        chosen = torch.randint(len(w), (flow.BATCH_SIZE,), generator=self.z_generator, device=self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        of_G.requires_grad_(True)
+        loss = of_G.loss(w[chosen])
+        loss.backward()  # type: ignore[no-untyped-call]
+        of_G.requires_grad_(False)
+        self.optimizer.step()
+        self.sums[1] += loss.detach()
+
+    @property
+    def num_learned(self) -> int:
+        """Steps in which D learned, `step_count` on the host."""
+        train = self.params.train
+        return self.num_done - min(max(0, self.num_done - train.warm_up_steps), train.flow_steps)
 
     def _carry(self) -> Tensor | None:
         num_steps = self.params.train.vanishing_residual_steps
-        return 1 - self.step_count / num_steps if self.num_done < num_steps else None
+        return 1 - self.step_count / num_steps if self.num_learned < num_steps else None
 
     def _balance(self, L_real: Tensor, L_fake: Tensor, L_G: Tensor) -> None:
         """The next k_t, and what the curve says of this step."""
@@ -215,17 +240,21 @@ class Training:
         """The host's part of a step: what it decides now and then, from the number of steps alone."""
         self.num_done += 1
         train = self.params.train
-        num_played = self.num_done - train.warm_up_steps
+        num_played = self.num_done - train.game_start
         if train.learning_rate_decay == "plateau" and num_played > 0 and num_played % train.decay_steps == 0:
             self._halve_on_plateau()
 
-    def check_warm_up(self) -> None:
-        """DivergedError when L(x) has not been finite since the start; here the host waits for the device."""
+    def check_alone(self) -> None:
+        """DivergedError when the loss of who learns alone has not been finite; here the host waits for the device."""
         if not isfinite(self.sums[1].item()):
-            raise DivergedError(self._diverged("L(x) is not finite"))
+            what = "L(x)" if self.num_done <= self.params.train.warm_up_steps else "the likelihood of G's flow"
+            raise DivergedError(self._diverged(f"{what} is not finite"))
 
-    def start_G(self, batches: Iterable[Tensor]) -> None:
-        """The end of the warm-up: G begins as D's decoder, fitted to the embeddings of rows (B, S, S, 3) uint8."""
+    def start_G(self, batches: Iterable[Tensor]) -> Tensor:
+        """The end of the warm-up: G begins as D's decoder, fitted to the embeddings of rows (B, S, S, 3) uint8.
+
+        Returns what G's flow has to learn, w (N, N_h). To do this again before G has taken a step changes nothing.
+        """
         D = self.players.D
         with torch.no_grad():
             carry = self._carry()
@@ -234,8 +263,16 @@ class Training:
             h = torch.cat([D.encoder(v, carry) for ways in both_ways for v in ways])
         if not h.isfinite().all():
             raise DivergedError(self._diverged("an embedding is not finite"))
-        for G in (self.players.G, self.G_ema):
-            G.start_as(D.decoder, h)
+        if self.players.G.flow is not None:
+            h = flow.disturbed(h, NUM_EMBEDDED, derive_seed(self.params.seed, "flow"))
+        w = self.players.G.start_as(D.decoder, h)
+        self.start_game()
+        return w
+
+    def start_game(self) -> None:
+        """From here on both play; but for `step_count`, nothing remembers what came before."""
+        self.G_ema.load_state_dict(self.players.G.state_dict())
+        self.learning_rate.fill_(self.params.train.learning_rate * 0.5**self.num_rewinds)
         self.end_record()
 
     def _backward(self, x: Tensor, z: Tensor, carry: Tensor | None, losses_of: Losses) -> tuple[Tensor, Tensor, Tensor]:
@@ -267,10 +304,12 @@ class Training:
         torch._foreach_mul_(differences, 1 - decay)
         torch._foreach_add_(averages, differences)
 
-    def _follow_cosine(self) -> None:
-        start, floor = self.params.train.learning_rate, self.params.train.learning_rate_floor
-        phase = (self.step_count / self.params.train.decay_steps).clamp(max=1) * torch.pi
-        self.learning_rate.copy_((floor + (start - floor) * (1 + torch.cos(phase)) / 2) * 0.5**self.num_rewinds)
+    def _follow_cosine(self, start: float, end: float, num_steps: int) -> None:
+        """From `start` to `end` over `num_steps`, of the warm-up or of what comes after it."""
+        warm_up_steps = self.params.train.warm_up_steps
+        done = self.step_count - (0 if self.num_done < warm_up_steps else warm_up_steps)
+        phase = (done / num_steps).clamp(max=1) * torch.pi
+        self.learning_rate.copy_((end + (start - end) * (1 + torch.cos(phase)) / 2) * 0.5**self.num_rewinds)
 
     def _halve_on_plateau(self) -> None:
         # Paper: halved "when the measure of convergence stalls"; here: when its mean over a window is not below
@@ -333,7 +372,8 @@ class Training:
         if missing := {"z_generator", *self._COUNTS} - tensors.keys():
             raise ValueError(f"{min(missing)}: is missing")
         for name, parameter in self.players.named_parameters():
-            first = self.params.train.warm_up_steps if name.startswith("G.") else 0
+            train = self.params.train
+            first = train.warm_up_steps if name.startswith("G.flow.") else train.game_start if name[0] == "G" else 0
             if tensors["num_done"] > first and not self.optimizer.state[parameter]:  # made by its first step otherwise
                 self.optimizer.state[parameter] = {
                     "step": torch.zeros((), device=self.device),
@@ -381,7 +421,7 @@ def train(training: Training, batches: Batches, record_every: int | None = None)
     two steps, a state that is saved and loaded, say, changes no number. The record at the end closes no interval, so
     that a state taken then goes on as if there had been no end.
 
-    The first record is of the first step after the warm-up, whose end starts G.
+    The first record is of the first step that both play: after the warm-up, whose end starts G, and G's flow.
 
     Raises DivergedError when a loss is no longer finite, at the record that shows it.
     """
@@ -390,13 +430,15 @@ def train(training: Training, batches: Batches, record_every: int | None = None)
     update = _update_of(training, batches)
     while training.num_done < settings.num_steps:
         step = training.num_done
-        if step < settings.warm_up_steps:
+        if step < settings.game_start:
             for _ in _warm_up(training, batches, update):
+                yield None
+            for _ in _fit_flow(training, batches):
                 yield None
             last_step, last_time = training.num_done, time.perf_counter()
             update = _update_of(training, batches)
             continue
-        num_played = step - settings.warm_up_steps
+        num_played = step - settings.game_start
         interval = record_every or record_interval(num_played)
         due = step - num_played % interval + interval
         stop = min(due, settings.num_steps, step + MOST_PLANNED)
@@ -405,7 +447,7 @@ def train(training: Training, batches: Batches, record_every: int | None = None)
             batches.fetch()
             update()
             training.count()
-            if training.num_done == settings.vanishing_residual_steps:
+            if training.num_learned == settings.vanishing_residual_steps:
                 update = _update_of(training, batches)
             if training.num_done < min(due, settings.num_steps):
                 yield None
@@ -435,11 +477,33 @@ def _warm_up(training: Training, batches: Batches, update: Callable[[], None]) -
             if training.num_done == training.params.train.vanishing_residual_steps:
                 update = _update_of(training, batches)
             if training.num_done == end:
-                num_read = -(-NUM_EMBEDDED // batches.batch_size)
-                training.check_warm_up()
-                training.start_G(batches.rows(step) for step in range(max(0, end - num_read), end))
+                training.check_alone()
+                if not training.params.train.flow_steps:
+                    training.start_G(_embedded(batches))
             yield None
-        training.check_warm_up()
+        training.check_alone()
+
+
+def _fit_flow(training: Training, batches: Batches) -> Iterator[None]:
+    """G's flow alone, from the end of the warm-up until both play; yields after each step."""
+    end = training.params.train.game_start
+    if training.num_done == end:
+        return
+    w = training.start_G(_embedded(batches))
+    while training.num_done < end:
+        training.update_flow(w)
+        training.count()
+        if training.num_done % MOST_PLANNED == 0 or training.num_done == end:
+            training.check_alone()
+        if training.num_done == end:
+            training.start_game()
+        yield None
+
+
+def _embedded(batches: Batches) -> Iterator[Tensor]:
+    """The rows that G's start is fitted to, each of them once: a first part of the first epoch, or all of it."""
+    num = min(NUM_EMBEDDED, batches.num_rows) // batches.batch_size
+    return (batches.rows(step) for step in range(num))
 
 
 def _update_of(training: Training, batches: Batches) -> Callable[[], None]:

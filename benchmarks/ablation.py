@@ -45,7 +45,7 @@ from benchmarks.textbook import TextbookTraining, new_players
 CPU = torch.device("cpu")
 OURS: dict[str, dict[str, float]] = {
     "our loop": {},
-    "our loop, no warm-up, γ 1": {"warm_up_steps": 0, "gamma": 1.0},  # a larger γ needs the warm-up
+    "our loop, no warm-up, γ 1": {"warm_up_steps": 0, "flow_steps": 0, "gamma": 1.0},  # a larger γ needs the warm-up
     "our loop, no energy distance": {"lambda_e": 0.0},
     "our loop, no skip connections": {"skip_connections": False},
     "our loop, vanishing residuals": {"vanishing_residual_steps": 0.8},

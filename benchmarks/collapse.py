@@ -37,7 +37,14 @@ NUM_STEPS = 400
 EVERY = 20
 LAST = 50  # steps over which M_global is averaged
 NUM_SAMPLES = 64
-PAPER = {"lambda_e": 0.0, "warm_up_steps": 0}
+PAPER = {
+    "lambda_e": 0.0,
+    "warm_up_steps": 0,
+    "flow_steps": 0,
+    "learning_rate": 1.8e-3,
+    "learning_rate_floor": 1.8e-5,
+    "decay_steps": 4900,
+}
 GAMMA = 0.7
 
 Curve = dict[int, float]

@@ -79,6 +79,7 @@ def main() -> None:
         "num_steps": arguments.steps,
         "decay_steps": arguments.steps,
         "warm_up_steps": 0,
+        "flow_steps": 0,
     }
     params = params.model_copy(update={"gamma": 0.9, "train": params.train.model_copy(update=changes)})
     try:

@@ -133,6 +133,7 @@ def _our_step(case: Case, device: torch.device, precision: str) -> tuple[Trainin
         "precision": precision,
         "vanishing_residual_steps": 0,
         "warm_up_steps": 0,
+        "flow_steps": 0,
     }
     params = params.model_copy(update={"gamma": 0.9, "train": params.train.model_copy(update=changes)})
     training = Training(params, case.image_size, device)

@@ -158,9 +158,7 @@ class _Distances:
     @property
     def are_due(self) -> bool:
         step = self._training.num_done
-        return (
-            self._distance is not None and step % self._every == 0 and step > self._training.params.train.warm_up_steps
-        )
+        return self._distance is not None and step % self._every == 0 and step > self._training.params.train.game_start
 
     def measure(self) -> dict[str, float]:
         """Adds the point of this step, and returns it as a metric."""
@@ -196,9 +194,9 @@ class _Pictures:
         self._train = file.train[:NUM_TILES]
         self._samples = self._train[:0]
         # A power of two, so that the steps of a longer run are among those of a shorter one, and all have a record, but
-        # for the end of the warm-up.
+        # for the first.
         train = training.params.train
-        self._first = train.warm_up_steps
+        self._first = train.game_start
         self._interval = 1
         while self._interval * NUM_PICTURES < train.num_steps - self._first:
             self._interval *= 2

@@ -16,8 +16,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Each module may import from the lines above its own only.
 LAYERS = [
-    "began began.cuda_graph began.divergence began.energy began.files began.isolated began.parallel began.progress "
-    "began.seeds began.pretrained pipeline",
+    "began began.cuda_graph began.divergence began.energy began.files began.flow began.isolated began.parallel "
+    "began.progress began.seeds began.pretrained pipeline",
     "began.networks began.equilibrium began.hdf5 began.images began.params began.archives began.card began.devices",
     "began.batches began.checkpoint began.features began.resume began.sources",
     "began.training began.sampling began.metrics began.neighbours began.attributes began.feature_cache",

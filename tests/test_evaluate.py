@@ -68,6 +68,7 @@ def write_params(path: Path, repository: Path, num_samples: int) -> None:
         "N_h": 4,
         "batch_size": 4,
         "warm_up_steps": 0,
+        "flow_steps": 0,
         "num_steps": 8,
         "precision": "float32",
     }

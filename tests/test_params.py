@@ -146,6 +146,16 @@ def test_a_warm_up_leaves_steps_for_G(tmp_path: Path) -> None:
     assert "warm_up_steps 100000 leaves none of num_steps" in text
 
 
+def test_a_flow_leaves_steps_for_the_game(tmp_path: Path) -> None:
+    text = message(changed(("profiles", "quick", "train", "flow_steps"), 100_000, tmp_path))
+    assert "flow_steps 100000 leave none of num_steps" in text
+
+
+def test_a_flow_needs_a_warm_up(tmp_path: Path) -> None:
+    text = message(changed(("profiles", "paper64", "train", "flow_steps"), 100, tmp_path))
+    assert "profiles.paper64.train: flow_steps 100 needs warm_up_steps above 0" in text
+
+
 def test_a_gamma_above_the_papers_needs_a_warm_up(tmp_path: Path) -> None:
     """paper64 and paper128 have none, and params.yaml's gamma is the quick profile's."""
     path = changed(("profile",), "paper64", tmp_path)
@@ -168,7 +178,7 @@ def test_an_inactive_profile_is_checked_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", ["1e-4", "1E-4", "1.e-4", "0.0001", "1.0e-4"])
 def test_every_spelling_of_a_float_is_a_number(written: str, tmp_path: Path) -> None:
-    params = load_params(edited("learning_rate: 1.8e-3", f"learning_rate: {written}", tmp_path))
+    params = load_params(edited(" learning_rate: 2.0e-4", f" learning_rate: {written}", tmp_path))
     assert params.train.learning_rate == 1e-4
 
 

@@ -171,6 +171,8 @@ SHAPING = (
     {"lambda_e": 0.5},
     {"warm_up_steps": 3},
     {"warm_up_noise": 0.6},
+    {"warm_up_learning_rate": 6e-5},
+    {"flow_steps": 3},
     {"mirror": True},
     {"batch_size": 5},
     {"learning_rate": 5e-5},

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(900)  # the sweep runs the whole pipeline
 
 TINY = {
     "preprocess": {"held_out": 0.4},
-    "train": {"n_filters": 4, "N_h": 8, "batch_size": 4, "warm_up_steps": 0, "num_steps": 24},
+    "train": {"n_filters": 4, "N_h": 8, "batch_size": 4, "warm_up_steps": 0, "flow_steps": 0, "num_steps": 24},
     "evaluate": {"num_samples": 16},
 }
 LOW, HIGH = "sweep-gamma-0.3", "sweep-gamma-0.7"
@@ -35,7 +35,8 @@ def make_sweep(clone: Clone) -> subprocess.CompletedProcess[str]:
     ready = clone.root.parent / "ready"
     ready.touch()
     environment = Path(sys.executable).parent.parent
-    command = ["make", "--no-print-directory", f"VENV={environment}", f"READY={ready}", "GAMMAS=0.3 0.7", "sweep"]
+    variables = (f"VENV={environment}", f"READY={ready}", "GAMMAS=0.3 0.7", f"STEPS={TINY['train']['num_steps']}")
+    command = ["make", "--no-print-directory", *variables, "sweep"]
     return subprocess.run(
         command, cwd=clone.root, env=clone.environment, capture_output=True, text=True, check=False, timeout=600
     )

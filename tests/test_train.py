@@ -32,6 +32,7 @@ from pipeline.tracking import store_uri
 from pipeline.workspace import states_folder
 
 ROOT = Path(__file__).parents[1]
+PLAY_ONLY = {"warm_up_steps": 0, "flow_steps": 0}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def workspace(tmp_path_factory):
             "n_filters": 4,
             "N_h": 8,
             "batch_size": 4,
-            "warm_up_steps": 0,
+            **PLAY_ONLY,
             "num_steps": 50,
         }
         Path("params.yaml").write_text(yaml.safe_dump(params))
@@ -286,15 +287,19 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(workspace, capsys, tmp_path, ki
     assert list(distances(tmp_path / "cut")) == [9, 18, 27, 36, 45]
 
 
-def test_after_a_warm_up_curve_pictures_and_distances_begin_with_G_and_a_stop_in_it_loses_nothing(workspace, tmp_path):
-    params = settings_file(tmp_path, warm_up_steps=15, evaluate_every=5, num_steps=40)
+@pytest.mark.parametrize(("warm_up_steps", "flow_steps"), [(15, 0), (9, 6)])
+def test_after_a_warm_up_curve_pictures_and_distances_begin_with_G_and_a_stop_in_it_loses_nothing(
+    workspace, tmp_path, warm_up_steps, flow_steps
+):
+    alone = {"warm_up_steps": warm_up_steps, "flow_steps": flow_steps}
+    params = settings_file(tmp_path, **alone, evaluate_every=5, num_steps=40)
     run("train", "data/images.h5", str(tmp_path / "whole"), *params)
     whole = tmp_path / "whole"
     assert [row["step"] for row in curve(whole)] == [str(step) for step in range(16, 41)]
     assert [int(path.stem) for path in sorted((whole / "samples").iterdir())] == [*range(15, 40, 4), 40]
     assert list(distances(whole)) == [20, 25, 30, 35, 40]
     shutil.rmtree(state_folder(whole))
-    for step in (7, 15, 17):
+    for step in (7, 12, 15, 17):
         with at_step(step, stop), pytest.raises(SystemExit):
             main(["train", "data/images.h5", str(tmp_path / "cut"), *params])
     run("train", "data/images.h5", str(tmp_path / "cut"), *params)
@@ -564,7 +569,7 @@ def test_a_failed_run_leaves_the_older_model_alone(workspace, capsys, tmp_path):
 
 def test_bfloat16_where_it_is_slower_costs_a_line_with_the_reason(workspace, capsys, tmp_path):
     params = yaml.safe_load(Path("params.yaml").read_text())
-    params["profiles"]["quick"]["train"] |= {"precision": "bfloat16", "num_steps": 2, "warm_up_steps": 0}
+    params["profiles"]["quick"]["train"] |= {"precision": "bfloat16", "num_steps": 2} | PLAY_ONLY
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     run("train", "data/images.h5", str(tmp_path / "model"), "--params", str(tmp_path / "params.yaml"))
     warned = re.findall(

@@ -18,11 +18,12 @@ from began.batches import MOST_PLANNED, Batches, PinnedBatches, ResidentBatches
 from began.devices import bfloat16_slowdown, explained_memory, resolve_device, resolve_precision
 from began.divergence import DivergedError
 from began.equilibrium import scale_gradient
+from began.flow import disturbed
 from began.networks import Discriminator, Generator, uniform_z
 from began.params import Params, load_params
 from began.sampling import draw_z
 from began.seeds import derive_seed
-from began.training import MOST_STEPS_A_RECORD, Players, Record, Training, record_interval, train
+from began.training import MOST_STEPS_A_RECORD, NUM_EMBEDDED, Players, Record, Training, record_interval, train
 from benchmarks.train_step import cases, gflop_per_image
 
 CPU = torch.device("cpu")
@@ -31,14 +32,15 @@ CPU = torch.device("cpu")
 def settings(gamma: float = 0.7, lambda_k: float = 0.01, seed: int = 0, **changes) -> Params:
     """params.yaml's quick profile, made tiny and slow; `changes` go to its train section."""
     params = load_params(Path(__file__).parents[1] / "params.yaml")
-    tiny = {"n_filters": 4, "N_h": 8, "batch_size": 4, "warm_up_steps": 0, "num_steps": 6, "precision": "float32"}
-    slow = {"learning_rate": 4e-4, "learning_rate_floor": 4e-5}
+    tiny = {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 6, "precision": "float32"}
+    alone = {"warm_up_steps": 0, "flow_steps": 0}
+    slow = {"learning_rate": 4e-4, "learning_rate_floor": 4e-5, "warm_up_learning_rate": 4e-4}
     return params.model_copy(
         update={
             "gamma": gamma,
             "lambda_k": lambda_k,
             "seed": seed,
-            "train": params.train.model_validate(params.train.model_dump() | tiny | slow | changes),
+            "train": params.train.model_validate(params.train.model_dump() | tiny | alone | slow | changes),
         }
     )
 
@@ -259,8 +261,13 @@ def test_the_steps_of_records_are_those_of_every_longer_run():
 
 
 @pytest.mark.parametrize("decay", ["cosine", "plateau"])
-@pytest.mark.parametrize(("vanishing_residual_steps", "warm_up_steps"), [(0, 0), (70, 0), (0, 33)])
-def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(decay, vanishing_residual_steps, warm_up_steps):
+@pytest.mark.parametrize(
+    ("vanishing_residual_steps", "warm_up_steps", "flow_steps"),
+    [(0, 0, 0), (70, 0, 0), (0, 33, 0), (0, 20, 14), (50, 33, 5)],
+)
+def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(
+    decay, vanishing_residual_steps, warm_up_steps, flow_steps
+):
     """Regression of predecessors, whose checkpoints omit k_t, the optimizer's state and the learning rate."""
 
     def begin(num_steps: int = 80):
@@ -270,6 +277,7 @@ def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(decay, va
             decay_steps=9,
             vanishing_residual_steps=vanishing_residual_steps,
             warm_up_steps=warm_up_steps,
+            flow_steps=flow_steps,
             gamma=1.0,
             lambda_k=0.1,
         )
@@ -326,6 +334,22 @@ def test_in_the_warm_up_D_learns_alone_to_reconstruct():
     assert training.k_t == 0
 
 
+@pytest.mark.parametrize("flow_steps", [0, 4])
+@pytest.mark.parametrize("decay", ["cosine", "plateau"])
+def test_the_rate_falls_to_that_of_the_game_and_from_there_as_if_there_had_been_no_warm_up(decay, flow_steps):
+    alone = {"warm_up_steps": 8, "warm_up_learning_rate": 4e-3, "flow_steps": flow_steps}
+    rates = {}
+    for changes in (alone, {}):
+        num_alone = sum(changes.get(name, 0) for name in ("warm_up_steps", "flow_steps"))
+        params = settings(num_steps=num_alone + 10, decay_steps=10, learning_rate_decay=decay, **changes)
+        training, batches = with_batches(Training(params, 32, CPU), random_rows())
+        rates[num_alone] = [training.learning_rate.item() for _ in train(training, batches)]
+    with_warm_up, without = rates[8 + flow_steps], rates[0]
+    falling = [4e-4 + 3.6e-3 * (1 + np.cos(np.pi * step / 8)) / 2 for step in range(1, 9)]
+    assert with_warm_up[:8] == pytest.approx(falling, rel=1e-5)
+    assert with_warm_up[8 + flow_steps :] == pytest.approx(without, rel=1e-5)
+
+
 def test_a_warm_up_that_diverges_stops_the_run():
     training, batches = with_batches(Training(settings(num_steps=9, warm_up_steps=8), 32, CPU), random_rows())
     steps = train(training, batches)
@@ -342,7 +366,7 @@ def test_G_starts_at_the_end_of_the_warm_up_and_so_does_the_curve():
     training, batches = with_batches(Training(settings(num_steps=40, warm_up_steps=7), 32, CPU), random_rows())
     steps = train(training, batches)
     assert [next(steps) for _ in range(7)] == [None] * 7
-    rows = torch.cat([batches.rows(step) for step in range(7)])
+    rows = torch.cat([batches.rows(step) for step in range(10)])  # each of the 40 once
     h = training.players.D.encoder(rows.permute(0, 3, 1, 2) / 127.5 - 1)
     expected = Generator(32, 4, 8, True)
     expected.start_as(training.players.D.decoder, h.detach())
@@ -353,6 +377,45 @@ def test_G_starts_at_the_end_of_the_warm_up_and_so_does_the_curve():
     records = [record for record in steps if record]
     assert [record.step for record in records] == list(range(8, 41))
     assert all(record.L_fake > 0 for record in records)
+
+
+def test_the_flow_learns_alone_and_then_G_stands_behind_it():
+    """Between the warm-up and the game nothing else moves, and what the flow learns are the embeddings."""
+    params = settings(num_steps=230, warm_up_steps=7, flow_steps=200, learning_rate_floor=4e-4)
+    training, batches = with_batches(Training(params, 32, CPU), random_rows())
+    steps = train(training, batches)
+    assert [next(steps) for _ in range(7)] == [None] * 7
+    assert next(steps) is None  # the flow's first: G has started
+    D, G = copy.deepcopy(training.players.D), copy.deepcopy(training.players.G)
+    rows = torch.cat([batches.rows(step) for step in range(10)])
+    h = D.encoder(rows.permute(0, 3, 1, 2) / 127.5 - 1).detach()
+    w = G.start_as(D.decoder, disturbed(h, NUM_EMBEDDED, derive_seed(params.seed, "flow")))
+    before = training.players.G.flow.loss(w).item()
+    assert [next(steps) for _ in range(199)] == [None] * 199
+    assert training.players.G.flow.loss(w).item() < before - 0.3
+    of_flow = {name for name, _ in training.players.G.named_parameters() if name.startswith("flow.")}
+    assert len(of_flow) == 48
+    for ours, then in ((training.players.D, D), (training.players.G, G)):
+        for (name, a), b in zip(ours.named_parameters(), then.parameters(), strict=True):
+            assert torch.equal(a, b) != (name in of_flow), name
+    averaged, raw = training.G_ema.parameters(), training.players.G.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(averaged, raw, strict=True))
+    assert training.learning_rate == pytest.approx(4e-4)
+    records = [record for record in steps if record]
+    assert [record.step for record in records] == list(range(208, 231))
+    assert training.step_count == 30
+
+
+def test_a_flow_that_diverges_stops_the_run():
+    params = settings(num_steps=30, warm_up_steps=4, flow_steps=20)
+    training, batches = with_batches(Training(params, 32, CPU), random_rows())
+    steps = train(training, batches)
+    for _ in range(6):
+        next(steps)
+    with torch.no_grad():
+        training.players.G.flow.couplings[0].network[0].bias.fill_(torch.nan)
+    with pytest.raises(DivergedError, match=r"the likelihood of G's flow is not finite after step 24"):
+        list(steps)
 
 
 def test_mirror_turns_half_of_the_images_over_and_leaves_the_rest():
@@ -490,9 +553,10 @@ def test_a_recorded_step_replays_as_the_next_steps(decay, vanishing_residual_ste
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("kind", [ResidentBatches, PinnedBatches])
 def test_a_recorded_step_of_the_warm_up_replays_as_the_next_steps(mirror, kind):
-    params = settings(warm_up_steps=50, warm_up_noise=0.3, vanishing_residual_steps=100, mirror=mirror, num_steps=60)
+    changes = {"warm_up_noise": 0.3, "warm_up_learning_rate": 4e-3, "vanishing_residual_steps": 100, "mirror": mirror}
+    params = settings(warm_up_steps=50, num_steps=60, **changes)
     launched, recorded = (after_eight_steps(params, kind, is_recorded) for is_recorded in (False, True))
-    assert launched.k_t == 0 and launched.learning_rate < params.train.learning_rate
+    assert launched.k_t == 0 and launched.learning_rate < params.train.warm_up_learning_rate
     assert same_state(launched, recorded)
 
 

@@ -28,6 +28,7 @@ def settings(**changes) -> Params:
         "N_h": 16,
         "batch_size": 4,
         "warm_up_steps": 0,
+        "flow_steps": 0,
         "num_steps": 12,
         "precision": "float32",
     } | changes
@@ -70,7 +71,10 @@ def test_the_recorded_step_trains_what_single_launches_train(kind, decay, change
     assert torch.equal(recorded.z_generator.get_state(), launched.z_generator.get_state())
 
 
-@pytest.mark.parametrize("changes", [{}, {"vanishing_residual_steps": 6}, {"warm_up_steps": 7, "warm_up_noise": 0.3}])
+ALONE = {"warm_up_steps": 7, "warm_up_noise": 0.3}
+
+
+@pytest.mark.parametrize("changes", [{}, {"vanishing_residual_steps": 6}, ALONE, ALONE | {"flow_steps": 3}])
 def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(changes):
     """At steps before, in and after the recorded part of the warm-up, where there is one."""
     params = settings(**changes)
