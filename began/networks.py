@@ -123,9 +123,7 @@ class Generator(Decoder):
         project = decoder.project.weight.double().cpu()
         self.project.weight.copy_(project @ (axes * deviations) * (1 if self.flow is not None else math.sqrt(3)))
         self.project.bias.add_((project @ h.mean(dim=0)).to(self.project.bias))
-        least = torch.finfo(h.dtype).eps * deviations.max().clamp(
-            min=1
-        )  # along an axis on which all h are alike, w is 0
+        least = torch.finfo(h.dtype).eps * deviations.max().clamp(min=1)  # for an axis along which all h are alike
         w: Tensor = (h - h.mean(dim=0)) @ axes / deviations.clamp(min=least)
         return w.to(self.project.weight)
 

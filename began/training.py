@@ -270,7 +270,7 @@ class Training:
         return w
 
     def start_game(self) -> None:
-        """From here on both play; but for `step_count`, nothing remembers what came before."""
+        """From here on both play: G's average, the rate and the curve begin."""
         self.G_ema.load_state_dict(self.players.G.state_dict())
         self.learning_rate.fill_(self.params.train.learning_rate * 0.5**self.num_rewinds)
         self.end_record()

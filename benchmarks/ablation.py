@@ -2,11 +2,12 @@
 
     python -m benchmarks.ablation [--steps 1000] [--quick]
 
-Skip connections and residuals: our loop with the quick profile's settings and its share of warm-up, γ 2; the residuals
-vanish over four fifths of the steps, so that G and the game have them too. Without a warm-up γ is 1. BatchNorm: the
+Skip connections and residuals: our loop with the quick profile's settings, γ 2; three fifths of the steps are D's
+warm-up, and G's flow learns for three tenths as many beside them. The residuals vanish over four fifths of the steps,
+so that G and the game have them too. Without a warm-up γ is 1, and the rate that of the warm-up. BatchNorm: the
 textbook loop in the paper's own equations (artcg/BEGAN: "not using it made training much slower"), with PyTorch's
-initial weights, as there, and with ours; γ 0.7, λ_k 0.01 and the quick profile's constant starting rate divided by
-four, which all four bear. L(x) is of held-out images; D(x) is the Fréchet distance of their reconstructions.
+initial weights, as there, and with ours; γ 0.7, λ_k 0.01 and a constant rate of 4.5e-4, which all four bear. L(x) is of
+held-out images; D(x) is the Fréchet distance of their reconstructions.
 
 Writes benchmarks/ablation.json and docs/images/ablation.png.
 """
@@ -43,8 +44,10 @@ from benchmarks.report import Row, print_table, write
 from benchmarks.textbook import TextbookTraining, new_players
 
 CPU = torch.device("cpu")
+RATE = 4.5e-4  # of the textbook loop
 OURS: dict[str, dict[str, float]] = {
     "our loop": {},
+    "our loop, no flow": {"flow_steps": 0},
     "our loop, no warm-up, γ 1": {"warm_up_steps": 0, "flow_steps": 0, "gamma": 1.0},  # a larger γ needs the warm-up
     "our loop, no energy distance": {"lambda_e": 0.0},
     "our loop, no skip connections": {"skip_connections": False},
@@ -59,17 +62,24 @@ TEXTBOOK = {
 }  # (PyTorch's initial weights, BatchNorm)
 
 
-def cases(file: ImageFile, params: Params, num: int) -> Iterator[tuple[str, Numbers, Pixels, Pixels]]:
+def cases(file: ImageFile, params: Params, num_steps: int, num: int) -> Iterator[tuple[str, Numbers, Pixels, Pixels]]:
     """For each: its name, what the training said, its samples, and its reconstructions of held-out images."""
     held_out = np.array(file.held_out[:num])
     for title, changes in OURS.items():
-        steps = params.train.num_steps
-        whole = {name: int(value * steps) if name.endswith("steps") else value for name, value in changes.items()}
-        gamma = whole.pop("gamma", params.gamma)
-        changed = with_train(params, **whole)
-        yield title, *_our_loop(file, changed.model_copy(update={"gamma": gamma}), held_out)
+        yield title, *_our_loop(file, _changed(params, changes, num_steps), held_out)
     for title, (pytorch_weights, batch_norm) in TEXTBOOK.items():
-        yield title, *_textbook_loop(file, params, pytorch_weights, batch_norm, held_out)
+        yield title, *_textbook_loop(file, params, pytorch_weights, batch_norm, num_steps, held_out)
+
+
+def _changed(params: Params, changes: dict[str, float], num_steps: int) -> Params:
+    """`params` for `num_steps` of D, with `changes`, in which steps are shares of those."""
+    alone = {"warm_up_steps": 0.6, "flow_steps": 0.3, "gamma": params.gamma}
+    whole = {name: int(v * num_steps) if name.endswith("steps") else v for name, v in (alone | changes).items()}
+    gamma, warm_up = whole.pop("gamma"), int(whole["warm_up_steps"])
+    whole |= {"num_steps": num_steps + int(whole["flow_steps"]), "decay_steps": num_steps - warm_up}
+    if not warm_up:
+        whole["learning_rate"] = params.train.warm_up_learning_rate
+    return with_train(params, **whole).model_copy(update={"gamma": gamma})
 
 
 def _our_loop(file: ImageFile, params: Params, held_out: Pixels) -> tuple[Numbers, Pixels, Pixels]:
@@ -85,16 +95,13 @@ def _our_loop(file: ImageFile, params: Params, held_out: Pixels) -> tuple[Number
 
 
 def _textbook_loop(
-    file: ImageFile, params: Params, pytorch_weights: bool, batch_norm: bool, held_out: Pixels
+    file: ImageFile, params: Params, pytorch_weights: bool, batch_norm: bool, num_steps: int, held_out: Pixels
 ) -> tuple[Numbers, Pixels, Pixels]:
-    settings = params.train
     players = new_players(params, file.image_size, pytorch_weights)
-    textbook = TextbookTraining(
-        *players, gamma=0.7, lambda_k=0.01, learning_rate=settings.learning_rate / 4, batch_norm=batch_norm
-    )
-    batches = open_batches(file.train, settings.batch_size, params.seed, CPU)
+    textbook = TextbookTraining(*players, gamma=0.7, lambda_k=0.01, learning_rate=RATE, batch_norm=batch_norm)
+    batches = open_batches(file.train, params.train.batch_size, params.seed, CPU)
     start = time.perf_counter()
-    for step in range(settings.num_steps):
+    for step in range(num_steps):
         batches.seek(step, 1)
         batches.fetch()
         textbook.step(batches.gather())
@@ -123,20 +130,19 @@ def main() -> None:
     arguments = parser.parse_args()
     file, params = images_and_settings()
     steps = 10 if arguments.quick else arguments.steps
-    alone = steps * params.train.warm_up_steps // params.train.num_steps  # the same share of the run
-    params = with_train(params, num_steps=steps, decay_steps=steps, warm_up_steps=alone)
     num = min(100 if arguments.quick else NUM_JUDGED, len(file.held_out))
     judge = Judge(file, num)
     rows: list[Row] = []
     grids = {}
-    for title, said, samples, reconstructions in cases(file, params, num):
+    for title, said, samples, reconstructions in cases(file, params, steps, num):
         distance = judge.numbers_of(reconstructions)["frechet"]
         rows.append({"what": title, **said, **judge.numbers_of(samples), "D(x)": distance})
         print_table(rows[-1:])
         grids[title] = samples
     if arguments.quick:
         return
-    settings = {"images": file.source, "gamma": params.gamma, **params.train.model_dump(), "num_judged": num}
+    settings = {"images": file.source, "gamma": params.gamma, "steps": steps, "num_judged": num}
+    settings |= _changed(params, {}, steps).train.model_dump()
     write("ablation", settings, rows)
     side_by_side(grids, PICTURES / "ablation.png", columns=4)
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.collapse [--quick]
 
-Each row changes one thing about the paper's equations (λ_e 0, no warm-up, γ 0.7) at the quick profile's size, rate and
-λ_k, and trains for 400 steps; one takes the paper's own rate and λ_k. Spread: mean standard deviation of a pixel over
-64 samples of G as it is, over that of 64 training images; the more alike G(z) are, the lower. M_global: mean over the
-last 50 steps.
+Each row changes one thing about the paper's equations (λ_e 0, no warm-up, γ 0.7) at the quick profile's size and λ_k
+and the rate of its warm-up, and trains for 400 steps; one takes the paper's own rate and λ_k. Spread: mean standard
+deviation of a pixel over 64 samples of G as it is, over that of 64 training images; the more alike G(z) are, the lower.
+M_global: mean over the last 50 steps.
 
 Writes benchmarks/collapse.json, whose rows have the curves by step, and docs/images/collapse.png.
 """
