@@ -108,12 +108,15 @@ class Generator(Decoder):
         return image
 
     @torch.no_grad()
-    def start_as(self, decoder: Decoder, h: Tensor) -> Tensor:
+    def start_as(self, decoder: Decoder, h: Tensor, again: bool = False) -> Tensor:
         """Takes over D's `decoder`, behind a linear map: what enters it has the mean and covariance of h (N, N_h).
 
         G(z) = decoder(mean + Q·√Λ·w), where h's covariance is Q·Λ·Qᵀ, and w, whose covariance is 1, what the flow makes
         of z, or √3·z without one. Returns h as such w (N, N_h): what the flow has to learn. Not in the paper.
+
+        again: it started from the same before, perhaps on another machine; the axes Q point the way they did then.
         """
+        before = self.project.weight.double().cpu()
         own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("flow.")}
         self.load_state_dict(decoder.state_dict() | own)
         h = h.double().cpu()
@@ -121,9 +124,14 @@ class Generator(Decoder):
         variances, axes = torch.linalg.eigh(covariance)
         deviations = variances.clamp(min=0).sqrt()
         project = decoder.project.weight.double().cpu()
+        if again:
+            turned = (before * (project @ axes)).sum(dim=0) < 0
+            axes = torch.where(turned, -axes, axes)
         self.project.weight.copy_(project @ (axes * deviations) * (1 if self.flow is not None else math.sqrt(3)))
         self.project.bias.add_((project @ h.mean(dim=0)).to(self.project.bias))
-        least = torch.finfo(h.dtype).eps * deviations.max().clamp(min=1)  # for an axis along which all h are alike
+        least = (torch.finfo(h.dtype).eps ** 0.5 * deviations.max()).clamp(
+            min=1e-30
+        )  # all h may be alike along an axis
         w: Tensor = (h - h.mean(dim=0)) @ axes / deviations.clamp(min=least)
         return w.to(self.project.weight)
 

@@ -98,6 +98,14 @@ class TrainParams(_Settings):
         return self
 
     @model_validator(mode="after")
+    def _warm_up_falls_to_the_start(self) -> TrainParams:
+        if self.warm_up_steps > 0 and self.warm_up_learning_rate < self.learning_rate:
+            raise ValueError(
+                f"warm_up_learning_rate {self.warm_up_learning_rate} is below learning_rate {self.learning_rate}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _warm_up_leaves_steps(self) -> TrainParams:
         if self.warm_up_steps >= self.num_steps:
             raise ValueError(f"warm_up_steps {self.warm_up_steps} leaves none of num_steps {self.num_steps}")

@@ -265,7 +265,8 @@ class Training:
             raise DivergedError(self._diverged("an embedding is not finite"))
         if self.players.G.flow is not None:
             h = flow.disturbed(h, NUM_EMBEDDED, derive_seed(self.params.seed, "flow"))
-        w = self.players.G.start_as(D.decoder, h)
+        again = self.num_done > self.params.train.warm_up_steps
+        w = self.players.G.start_as(D.decoder, h, again)
         self.start_game()
         return w
 
@@ -344,9 +345,15 @@ class Training:
         )
 
     def _diverged(self, what: str) -> str:
+        train = self.params.train
+        key, wish = "learning_rate", "a lower one"
+        if self.num_done <= train.warm_up_steps:
+            key = "warm_up_learning_rate"
+        elif self.num_done <= train.game_start:
+            key, wish = "flow_steps", "0: no flow"
         return (
-            f"{what} after step {self.num_done}: training diverged; train.learning_rate: "
-            f"{self.params.train.learning_rate}, expected a lower one (or train.on_divergence: rewind)"
+            f"{what} after step {self.num_done}: training diverged; train.{key}: {getattr(train, key)}, "
+            f"expected {wish} (or train.on_divergence: rewind)"
         )
 
     def end_record(self) -> None:
@@ -501,7 +508,7 @@ def _fit_flow(training: Training, batches: Batches) -> Iterator[None]:
 
 
 def _embedded(batches: Batches) -> Iterator[Tensor]:
-    """The rows that G's start is fitted to, each of them once: a first part of the first epoch, or all of it."""
+    """The rows that G's start is fitted to, none of them twice: whole batches of the first epoch."""
     num = min(NUM_EMBEDDED, batches.num_rows) // batches.batch_size
     return (batches.rows(step) for step in range(num))
 

@@ -164,7 +164,8 @@ def _progress(step: int, train: TrainParams, note: str = "") -> Progress:
     from began.progress import Progress
 
     if step >= train.game_start:
-        return Progress(step * train.batch_size, train.num_steps * train.batch_size, note=note)
+        played, to_play = step - train.game_start, train.num_steps - train.game_start
+        return Progress(played * train.batch_size, to_play * train.batch_size, note=note)
     if step < train.warm_up_steps:
         note = f"D alone; then {train.num_steps - train.game_start:,} steps with G"
         return Progress(step * train.batch_size, train.warm_up_steps * train.batch_size, note=note)

@@ -127,9 +127,22 @@ def test_with_a_flow_G_starts_as_the_decoder_behind_it():
 def test_embeddings_that_are_alike_along_an_axis_stay_finite():
     G, decoder = Generator(32, 2, 4, True, has_flow=True), Decoder(32, 2, 4, True)
     h = torch.randn(20, 4)
-    h[:, 1] = 2 * h[:, 0]
+    h[:, 1] = 3.3 * h[:, 0]
     h[:, 2] = 100.0
     assert G.start_as(decoder, h).abs().max() < 10
+
+
+def test_a_start_again_keeps_the_way_that_the_axes_pointed():
+    """Another machine's eigenvectors may be turned; what the flow has learned half of must not turn with them."""
+    torch.manual_seed(0)
+    G, decoder = Generator(32, 2, 6, True, has_flow=True), Decoder(32, 2, 6, True)
+    h = torch.randn(50, 6) @ torch.randn(6, 6)
+    w = G.start_as(decoder, h)
+    turned = torch.tensor([1.0, -1, -1, 1, -1, 1])
+    with torch.no_grad():
+        G.project.weight.mul_(turned)  # as if it had been that machine's
+    torch.testing.assert_close(G.start_as(decoder, h, again=True), w * turned)
+    torch.testing.assert_close(G.start_as(decoder, h, again=True), w * turned)
 
 
 def test_upsample_convolve_equals_upsampling_then_convolving_borders_included():

@@ -146,6 +146,11 @@ def test_a_warm_up_leaves_steps_for_G(tmp_path: Path) -> None:
     assert "warm_up_steps 100000 leaves none of num_steps" in text
 
 
+def test_a_warm_up_does_not_begin_below_the_rate_of_the_game(tmp_path: Path) -> None:
+    text = message(changed(("profiles", "quick", "train", "warm_up_learning_rate"), 1e-5, tmp_path))
+    assert "warm_up_learning_rate 1e-05 is below learning_rate 0.0002" in text
+
+
 def test_a_flow_leaves_steps_for_the_game(tmp_path: Path) -> None:
     text = message(changed(("profiles", "quick", "train", "flow_steps"), 100_000, tmp_path))
     assert "flow_steps 100000 leave none of num_steps" in text
