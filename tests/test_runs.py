@@ -204,8 +204,10 @@ def test_weights_are_found_in_other_experiments_and_the_workspace_and_else_the_l
 ) -> None:
     """The last one: it removes what the others need."""
     stored = recorded(clone, LOW)
-    papers_own = ("-S", "gamma=0.3", "-S", "profiles.quick.train.lambda_e=0")  # as `make sweep` has it
-    clone.dvc("exp", "run", "--temp", "--name", "restored", *papers_own)
+    steps = TINY["train"]["num_steps"]
+    of_train = ("lambda_e=0", "learning_rate=1.8e-3", "learning_rate_floor=1.8e-5", f"decay_steps={steps}")
+    papers_own = ("gamma=0.3", *(f"profiles.quick.train.{change}" for change in of_train))  # as `make sweep` has it
+    clone.dvc("exp", "run", "--temp", "--name", "restored", *(part for change in papers_own for part in ("-S", change)))
     clone.dvc("exp", "remove", LOW)
     assert (
         len([run for run in clone.runs() if run.data.tags.get("model_digest") == stored.data.tags["model_digest"]]) == 1
