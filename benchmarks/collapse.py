@@ -13,6 +13,7 @@ Writes benchmarks/collapse.json, whose rows have the curves by step, and docs/im
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -144,7 +145,8 @@ def run(case: Case, file: ImageFile, params: Params, num_steps: int) -> Run:
             break
         if record := next(steps):
             measures.append(record.M_global)
-    return Run(curve, sum(measures[-LAST:]) / len(measures[-LAST:]), training.k_t.item())
+    last = measures[-LAST:] or [math.nan]  # --quick ends within the warm-up, where there is one
+    return Run(curve, sum(last) / len(last), training.k_t.item())
 
 
 def draw(runs: Mapping[str, Run]) -> None:
