@@ -84,6 +84,7 @@ Network = TypeVar("Network", bound=nn.Module)
 FORMAT = 1
 GENERATOR, DISCRIMINATOR, DESCRIPTION = "generator.safetensors", "discriminator.safetensors", "model.json"
 AVERAGED = "averaged."  # prefix of the averaged generator's tensors, beside the raw ones
+FLOW = "flow."  # of G's flow, which stands there once: the game leaves it alone, so that its average is the same
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def write_model(
     digest, source, num_train, image_size, licence, credit. commit: of the code, where git knows it. signature: of the
     run (began.resume). warnings: what was noticed while it trained.
     """
-    tensors = _tensors(G) | {AVERAGED + name: tensor for name, tensor in _tensors(G_ema).items()}
-    save_file(tensors, folder / GENERATOR)
+    averaged = {name: tensor for name, tensor in _tensors(G_ema).items() if not name.startswith(FLOW)}
+    save_file(_tensors(G) | {AVERAGED + name: tensor for name, tensor in averaged.items()}, folder / GENERATOR)
     save_file(_tensors(D), folder / DISCRIMINATOR)
     description = {
         "format": FORMAT,
@@ -159,7 +160,8 @@ def write_half(model: Model, folder: Path) -> str:
     Curves go with it, pictures do not. ValueError where a weight is too large for half precision (above 65504).
     """
     for name in (GENERATOR, DISCRIMINATOR):
-        tensors = {key: tensor.half() for key, tensor in _read_tensors(model.folder / name).items()}
+        stored = _read_tensors(model.folder / name)
+        tensors = {key: tensor.half() for key, tensor in stored.items() if not key.startswith(AVERAGED + FLOW)}
         if large := next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None):
             raise ValueError(
                 f"{model.folder / name}: {large}: holds a number above 65504, too large for half precision"
@@ -190,14 +192,14 @@ def read_model(folder: Path) -> Model:
     """
     description = read_description(folder)
     check_files(folder, description)
-    architecture = description["architecture"]
+    of_G = description["architecture"]
+    of_D = {name: value for name, value in of_G.items() if name != "has_flow"}
     tensors = _read_tensors(folder / GENERATOR)
     raw = {name: tensor for name, tensor in tensors.items() if not name.startswith(AVERAGED)}
-    averaged = {name.removeprefix(AVERAGED): t for name, t in tensors.items() if name.startswith(AVERAGED)}
     return Model(
-        G=_make(Generator, architecture, raw, folder / GENERATOR),
-        G_ema=_make(Generator, architecture, averaged, folder / GENERATOR),
-        D=_make(Discriminator, architecture, _read_tensors(folder / DISCRIMINATOR), folder / DISCRIMINATOR),
+        G=_make(Generator, of_G, raw, folder / GENERATOR),
+        G_ema=_make(Generator, of_G, _averaged(tensors), folder / GENERATOR),
+        D=_make(Discriminator, of_D, _read_tensors(folder / DISCRIMINATOR), folder / DISCRIMINATOR),
         description=description,
         folder=folder,
     )
@@ -210,12 +212,9 @@ def read_generator(path: Path) -> Generator:
     """
     folder = path if path.is_dir() else path.parent
     description = read_description(folder)
-    architecture = description["architecture"]
     file = folder / GENERATOR if path.is_dir() else path
     _check_digest(file, description["weights"][GENERATOR])
-    tensors = _read_tensors(file)
-    averaged = {name.removeprefix(AVERAGED): t for name, t in tensors.items() if name.startswith(AVERAGED)}
-    return _make(Generator, architecture, averaged, file)
+    return _make(Generator, description["architecture"], _averaged(_read_tensors(file)), file)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -259,6 +258,12 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
 
 
+def _averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of generator.safetensors, what makes the averaged generator; the first models have the flow in it once more."""
+    averaged = {name.removeprefix(AVERAGED): t for name, t in tensors.items() if name.startswith(AVERAGED)}
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(FLOW)} | averaged
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -271,8 +276,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _make(kind: type[Network], architecture: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Network:
     """The network of these tensors, in float32; they have to be all of it, float32 or float16, and finite."""
-    if kind is not Generator:
-        architecture = {name: value for name, value in architecture.items() if name != "has_flow"}
     with torch.device("meta"):  # shapes only: what model.json claims may be larger than memory
         module = kind(**architecture)
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}

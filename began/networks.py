@@ -129,9 +129,8 @@ class Generator(Decoder):
             axes = torch.where(turned, -axes, axes)
         self.project.weight.copy_(project @ (axes * deviations) * (1 if self.flow is not None else math.sqrt(3)))
         self.project.bias.add_((project @ h.mean(dim=0)).to(self.project.bias))
-        least = (torch.finfo(h.dtype).eps ** 0.5 * deviations.max()).clamp(
-            min=1e-30
-        )  # all h may be alike along an axis
+        # All h may be alike along an axis, or along all of them.
+        least = (torch.finfo(h.dtype).eps ** 0.5 * deviations.max()).clamp(min=1e-30)
         w: Tensor = (h - h.mean(dim=0)) @ axes / deviations.clamp(min=least)
         return w.to(self.project.weight)
 

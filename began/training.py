@@ -200,19 +200,20 @@ class Training:
                     self._follow_cosine(train.learning_rate, train.learning_rate_floor, train.decay_steps)
 
     def update_flow(self, w: Tensor) -> None:
-        """One update of G's flow alone, on the embeddings w (N, N_h) that `start_G` gave."""
-        train, of_G = self.params.train, self.players.G.flow
-        assert of_G is not None
-        done = (self.num_done - train.warm_up_steps) / train.flow_steps
-        self.learning_rate.fill_(flow.LEARNING_RATE * (1 + cos(pi * done)) / 2 * 0.5**self.num_rewinds)
+        """The device's part of a step of G's flow alone, on the embeddings w (N, N_h) that `start_G` gave."""
+        assert self.players.G.flow is not None
         chosen = torch.randint(len(w), (flow.BATCH_SIZE,), generator=self.z_generator, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        of_G.requires_grad_(True)
-        loss = of_G.loss(w[chosen])
+        loss = self.players.G.flow.loss(w[chosen])
         loss.backward()  # type: ignore[no-untyped-call]
-        of_G.requires_grad_(False)
         self.optimizer.step()
         self.sums[1] += loss.detach()
+
+    def set_rate_of_flow(self) -> None:
+        """The learning rate of the next step of G's flow."""
+        train = self.params.train
+        done = (self.num_done - train.warm_up_steps) / train.flow_steps
+        self.learning_rate.fill_(flow.LEARNING_RATE * (1 + cos(pi * done)) / 2 * 0.5**self.num_rewinds)
 
     @property
     def num_learned(self) -> int:
@@ -496,13 +497,18 @@ def _fit_flow(training: Training, batches: Batches) -> Iterator[None]:
     end = training.params.train.game_start
     if training.num_done == end:
         return
-    w = training.start_G(_embedded(batches))
+    of_G = training.players.G.flow
+    assert of_G is not None
+    update = _recorded(partial(training.update_flow, training.start_G(_embedded(batches))), training)
+    of_G.requires_grad_(True)
     while training.num_done < end:
-        training.update_flow(w)
+        training.set_rate_of_flow()
+        update()
         training.count()
         if training.num_done % MOST_PLANNED == 0 or training.num_done == end:
             training.check_alone()
         if training.num_done == end:
+            of_G.requires_grad_(False)
             training.start_game()
         yield None
 
@@ -514,11 +520,16 @@ def _embedded(batches: Batches) -> Iterator[Tensor]:
 
 
 def _update_of(training: Training, batches: Batches) -> Callable[[], None]:
-    """One update on the next of `batches`; on CUDA it is recorded soon and then replayed."""
+    """One update on the next of `batches`."""
 
     def update() -> None:
         training.update(batches.gather())
 
+    return _recorded(update, training)
+
+
+def _recorded(update: Callable[[], None], training: Training) -> Callable[[], None]:
+    """`update`; on CUDA it is recorded soon and then replayed."""
     return RecordedWork(update, training.z_generator) if training.device.type == "cuda" else update
 
 

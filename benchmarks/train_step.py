@@ -36,10 +36,10 @@ from began.devices import resolve_device, resolve_precision
 from began.networks import Discriminator, Generator
 from began.params import load_params
 from began.training import Players, Training
-from benchmarks.report import FOLDER, Row, print_table, write
+from benchmarks.report import FOLDER, Row, hardware, print_table, write
 from benchmarks.textbook import TextbookTraining
 
-SECONDS_A_SIDE = 1.0  # of each side of a pair, at least one step
+SECONDS_A_SIDE = {"cpu": 1.0, "cuda": 0.25}  # of each side of a pair, at least one step
 NUM_ROWS = 256
 NOT_MEASURED = "not measured"
 
@@ -53,6 +53,7 @@ class Case:
     skip_connections: bool
     batch_size: int
     num_pairs: int
+    lambda_e: float = 0.0
     way: str = "halves"  # halves | whole, on a CPU; graph | launches | compiled graph, on CUDA
     busy: bool = False  # beside another process
 
@@ -63,7 +64,7 @@ def cases(device: str) -> list[Case]:
     train = quick.train
     architecture = (quick.preprocess.image_size, train.n_filters, train.N_h, train.skip_connections)
     found = [
-        Case("quick profile", *architecture, train.batch_size, num_pairs=7),
+        Case("quick profile", *architecture, train.batch_size, num_pairs=7, lambda_e=train.lambda_e),
         Case("32×32", 32, 32, 32, False, 16, num_pairs=7),
         Case("64×64", 64, 64, 64, False, 16, num_pairs=5),
         Case("128×128", 128, 128, 128, False, 2 if device == "cpu" else 16, num_pairs=1 if device == "cpu" else 7),
@@ -91,6 +92,7 @@ def measure(case: Case, device: torch.device, precision: str, num_pairs: int) ->
                 if pair > 0:  # the first pair warms up
                     seconds[name].append(measured)
     pairs = list(zip(seconds["ours"], seconds["textbook"], seconds["ceiling"], strict=True))
+    machine = hardware()
     return _described(case, device.type, precision, gflop) | {
         "images_per_second": round(case.batch_size / statistics.median(seconds["ours"]), 2),
         "textbook_images_per_second": round(case.batch_size / statistics.median(seconds["textbook"]), 2),
@@ -100,6 +102,7 @@ def measure(case: Case, device: torch.device, precision: str, num_pairs: int) ->
             statistics.median((case.batch_size * gflop["ours"] / a) / (product_gflop / c) for a, _, c in pairs), 3
         ),
         "num_pairs": len(pairs),
+        "on": machine["gpu" if device.type == "cuda" else "processor"],
     }
 
 
@@ -119,6 +122,7 @@ def _described(case: Case, device: str, precision: str, gflop: dict[str, float])
         "textbook_gflop": round(gflop["textbook"], 4),
         **dict.fromkeys((*measured, "ceiling_gflops", "share_of_ceiling"), NOT_MEASURED),
         "num_pairs": 0,
+        "on": NOT_MEASURED,
     }
 
 
@@ -130,6 +134,7 @@ def _our_step(case: Case, device: torch.device, precision: str) -> tuple[Trainin
         "N_h": case.N_h,
         "skip_connections": case.skip_connections,
         "batch_size": case.batch_size,
+        "lambda_e": case.lambda_e,
         "precision": precision,
         "vanishing_residual_steps": 0,
         "warm_up_steps": 0,
@@ -190,7 +195,7 @@ def _matrix_product(device: torch.device, precision: str) -> tuple[Callable[[], 
 def _seconds_per_call(work: Callable[[], object], device: torch.device) -> float:
     _wait(device)
     start, calls = time.perf_counter(), 0
-    while calls == 0 or time.perf_counter() - start < SECONDS_A_SIDE:
+    while calls == 0 or time.perf_counter() - start < SECONDS_A_SIDE[device.type]:
         for _ in range(20 if device.type == "cuda" else 1):
             work()
             calls += 1
@@ -216,7 +221,7 @@ def _wait(device: torch.device) -> None:
 def _unmeasured_rows(device: str, precision: str) -> list[Row]:
     """The other device's rows of the last run, and placeholders for what nobody measured."""
     path = FOLDER / "train_step.json"
-    older = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    older = json.loads(path.read_text(encoding="utf-8"))["rows"]
     rows: list[Row] = []
     for other, its_precision in (("cpu", "float32"), ("cpu", "bfloat16"), ("cuda", "bfloat16")):
         if (other, its_precision) == (device, precision):
@@ -245,7 +250,7 @@ def main() -> None:
         print_table(rows)
         return
     rows += _unmeasured_rows(device.type, precision)
-    write("train_step", {"seconds_a_side": SECONDS_A_SIDE, "num_threads": torch.get_num_threads()}, rows)
+    write("train_step", {"seconds_a_side": SECONDS_A_SIDE[device.type], "num_threads": torch.get_num_threads()}, rows)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def make_model(folder: Path, has_flow: bool = False):
     train = params.train.model_copy(update={"n_filters": 4, "N_h": 8, "skip_connections": False})
     torch.manual_seed(0)
     G, G_ema = Generator(32, 4, 8, False, has_flow), Generator(32, 4, 8, False, has_flow)
+    G_ema.flow = G.flow  # the game leaves it alone
     networks = G, G_ema, Discriminator(32, 4, 8, False)
     folder.mkdir()
     digest = write_model(
@@ -69,6 +70,21 @@ def test_a_model_of_before_there_was_a_flow_is_read(tmp_path):
     change(tmp_path / "model", "architecture", architecture)
     assert same(read_model(tmp_path / "model").G_ema, G_ema)
     assert same(read_generator(tmp_path / "model"), G_ema)
+
+
+def test_the_flow_is_stored_once_and_a_model_that_has_it_twice_is_read(tmp_path):
+    (G, G_ema, _), _ = make_model(tmp_path / "model", has_flow=True)
+    path = tmp_path / "model" / "generator.safetensors"
+    stored = load_file(path)
+    flow = [name for name in stored if "flow." in name]
+    assert flow and all(name.startswith("flow.") for name in flow)
+    save_file(stored | {f"averaged.{name}": stored[name].clone() for name in flow}, path)
+    write_description(tmp_path / "model", read_description(tmp_path / "model"))
+    model = read_model(tmp_path / "model")
+    assert same(model.G, G) and same(model.G_ema, G_ema)
+    (tmp_path / "half").mkdir()
+    write_half(model, tmp_path / "half")
+    assert load_file(tmp_path / "half" / "generator.safetensors").keys() == stored.keys()
 
 
 def test_a_generator_that_is_not_the_one_described_is_refused(tmp_path):
