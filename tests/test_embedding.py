@@ -94,6 +94,17 @@ def test_only_z_gets_a_gradient_and_the_generator_stays(G: Generator, images: np
     assert all(torch.equal(before[name], weight) for name, weight in G.state_dict().items())
 
 
+def test_images_of_a_generator_with_a_flow_are_found_again() -> None:
+    torch.manual_seed(0)
+    G = Generator(32, 8, 8, True, has_flow=True)
+    z = torch.rand(3, 8, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
+    with torch.no_grad():
+        G.last.weight /= 2
+        images = output_to_pixels(G(z)).numpy()
+    start = losses(G, run(G, images, num_steps=0), images)
+    assert (losses(G, run(G, images, num_steps=200), images) < 0.1 * start).all()
+
+
 @torch.no_grad()
 def test_it_works_where_gradients_are_off_and_gives_the_same_again(G: Generator, images: np.ndarray) -> None:
     assert torch.equal(run(G, images), run(G, images))

@@ -407,6 +407,39 @@ def test_the_flow_learns_alone_and_then_G_stands_behind_it():
     assert training.step_count == 30
 
 
+def test_the_flow_learns_mirrored_images_too():
+    """As many embeddings of images turned over as of images, where the game sees either."""
+    params = settings(num_steps=9, warm_up_steps=4, flow_steps=2, mirror=True)
+    training, batches = with_batches(Training(params, 32, CPU), random_rows(num=12))
+    w = training.start_G(batches.rows(step) for step in range(3))
+    as_they_are, turned = w[: 24 * (len(w) // 24)].unflatten(0, (-1, 3, 2, 4)).mean(dim=0).unbind(1)  # noise averages
+    other = Training(params, 32, CPU)
+    other_w = other.start_G(rows.flip(2) for rows in (batches.rows(step) for step in range(3)))
+    of_turned, back = other_w[: 24 * (len(w) // 24)].unflatten(0, (-1, 3, 2, 4)).mean(dim=0).unbind(1)
+    torch.testing.assert_close(as_they_are.abs(), back.abs(), atol=0.05, rtol=0)  # axes may point either way
+    torch.testing.assert_close(turned.abs(), of_turned.abs(), atol=0.05, rtol=0)
+    assert (as_they_are - turned).abs().max() > 0.5
+
+
+def test_a_rewind_into_the_flow_halves_its_rate_and_that_of_the_game():
+    params = settings(num_steps=30, warm_up_steps=4, flow_steps=20)
+    whole, batches = with_batches(Training(params, 32, CPU), random_rows())
+    rates = []
+    for record in train(whole, batches):
+        rates.append(whole.learning_rate.item() if record is None else record.learning_rate)
+    first, batches = with_batches(Training(params, 32, CPU), random_rows())
+    list(itertools.islice(train(first, batches), 11))
+    state = first.state_dict()
+    state["num_rewinds"] += 1
+    state["learning_rate"] *= 0.5
+    second, batches = with_batches(Training(params, 32, CPU), random_rows())
+    second.load_state_dict(state)
+    halved = []
+    for record in train(second, batches):
+        halved.append(second.learning_rate.item() if record is None else record.learning_rate)
+    assert halved == pytest.approx([rate / 2 for rate in rates[11:]])
+
+
 def test_a_flow_that_diverges_stops_the_run():
     params = settings(num_steps=30, warm_up_steps=4, flow_steps=20)
     training, batches = with_batches(Training(params, 32, CPU), random_rows())
