@@ -84,7 +84,7 @@ Network = TypeVar("Network", bound=nn.Module)
 FORMAT = 1
 GENERATOR, DISCRIMINATOR, DESCRIPTION = "generator.safetensors", "discriminator.safetensors", "model.json"
 AVERAGED = "averaged."  # prefix of the averaged generator's tensors, beside the raw ones
-FLOW = "flow."  # of G's flow, which stands there once: the game leaves it alone, so that its average is the same
+FLOW = "flow."  # prefix of the tensors of G's flow
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def write_model(
     digest, source, num_train, image_size, licence, credit. commit: of the code, where git knows it. signature: of the
     run (began.resume). warnings: what was noticed while it trained.
     """
-    averaged = {name: tensor for name, tensor in _tensors(G_ema).items() if not name.startswith(FLOW)}
-    save_file(_tensors(G) | {AVERAGED + name: tensor for name, tensor in averaged.items()}, folder / GENERATOR)
+    tensors = _tensors(G) | {AVERAGED + name: tensor for name, tensor in _tensors(G_ema).items()}
+    save_file(_flow_once(tensors), folder / GENERATOR)
     save_file(_tensors(D), folder / DISCRIMINATOR)
     description = {
         "format": FORMAT,
@@ -157,11 +157,12 @@ def write_model(
 def write_half(model: Model, folder: Path) -> str:
     """Writes `model` into the existing `folder` once more, its weights in half precision; returns `model_digest`.
 
-    Curves go with it, pictures do not. ValueError where a weight is too large for half precision (above 65504).
+    Curves go with it, pictures do not; a flow that is stored twice is stored once. ValueError where a weight is too
+    large for half precision (above 65504).
     """
     for name in (GENERATOR, DISCRIMINATOR):
-        stored = _read_tensors(model.folder / name)
-        tensors = {key: tensor.half() for key, tensor in stored.items() if not key.startswith(AVERAGED + FLOW)}
+        stored = _flow_once(_read_tensors(model.folder / name))
+        tensors = {key: tensor.half() for key, tensor in stored.items()}
         if large := next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None):
             raise ValueError(
                 f"{model.folder / name}: {large}: holds a number above 65504, too large for half precision"
@@ -258,8 +259,21 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
 
 
+def _flow_once(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` of generator.safetensors without those of the averaged flow that are as in the raw one.
+
+    The game leaves the flow alone, so that its average is the same, and nearly half of a folder in half precision.
+    """
+
+    def is_copy(name: str) -> bool:
+        raw = tensors.get(name.removeprefix(AVERAGED))
+        return name.startswith(AVERAGED + FLOW) and raw is not None and torch.equal(tensors[name], raw)
+
+    return {name: tensor for name, tensor in tensors.items() if not is_copy(name)}
+
+
 def _averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of generator.safetensors, what makes the averaged generator; the first models have the flow in it once more."""
+    """Of generator.safetensors, the averaged generator's tensors: the raw flow's where it has no others."""
     averaged = {name.removeprefix(AVERAGED): t for name, t in tensors.items() if name.startswith(AVERAGED)}
     return {name: tensor for name, tensor in tensors.items() if name.startswith(FLOW)} | averaged
 

@@ -172,7 +172,8 @@ def upsample_convolve(x: Tensor, convolution: nn.Module) -> Tensor:
     """
     assert isinstance(convolution, nn.Conv2d)
     flipped = F.pad(convolution.weight.flip(2, 3), (1, 1, 1, 1))  # (C', C, 5, 5)
-    # Padded before: up to 2.13 torch's gradient of a pool that pads is wrong on CUDA in this layout (its issue 188344)
+    # Padded before: up to torch 2.13 the gradient of a pool that pads is wrong on CUDA in channels_last, in which these
+    # weights are (pytorch/pytorch#188344).
     folded = F.avg_pool2d(flipped, 2, stride=1, divisor_override=1)  # (C', C, 4, 4)
     return F.conv_transpose2d(x, folded.transpose(0, 1), convolution.bias, stride=2, padding=1)
 

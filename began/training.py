@@ -200,7 +200,10 @@ class Training:
                     self._follow_cosine(train.learning_rate, train.learning_rate_floor, train.decay_steps)
 
     def update_flow(self, w: Tensor) -> None:
-        """The device's part of a step of G's flow alone, on the embeddings w (N, N_h) that `start_G` gave."""
+        """The device's part of a step of G's flow alone, on the embeddings w (N, N_h) that `start_G` gave.
+
+        `set_rate_of_flow` comes before it, and is no part of what a graph holds.
+        """
         assert self.players.G.flow is not None
         chosen = torch.randint(len(w), (flow.BATCH_SIZE,), generator=self.z_generator, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
@@ -425,7 +428,8 @@ def train(training: Training, batches: Batches, record_every: int | None = None)
     """Trains to `params.train.num_steps`; yields after each step: a record where one is due and at the end, else None.
 
     Records are due where `record_interval` says, or every `record_every` steps. Between them the host does not wait
-    for the device, but to record a graph, at the start and where the residuals have vanished. Whatever is done between
+    for the device, but to record a graph: at the start, where the residuals have vanished, and where the flow and the
+    game begin. Whatever is done between
     two steps, a state that is saved and loaded, say, changes no number. The record at the end closes no interval, so
     that a state taken then goes on as if there had been no end.
 
@@ -501,16 +505,18 @@ def _fit_flow(training: Training, batches: Batches) -> Iterator[None]:
     assert of_G is not None
     update = _recorded(partial(training.update_flow, training.start_G(_embedded(batches))), training)
     of_G.requires_grad_(True)
-    while training.num_done < end:
-        training.set_rate_of_flow()
-        update()
-        training.count()
-        if training.num_done % MOST_PLANNED == 0 or training.num_done == end:
-            training.check_alone()
-        if training.num_done == end:
-            of_G.requires_grad_(False)
-            training.start_game()
-        yield None
+    try:
+        while training.num_done < end:
+            training.set_rate_of_flow()
+            update()
+            training.count()
+            if training.num_done % MOST_PLANNED == 0 or training.num_done == end:
+                training.check_alone()
+            if training.num_done == end:
+                training.start_game()
+            yield None
+    finally:
+        of_G.requires_grad_(False)
 
 
 def _embedded(batches: Batches) -> Iterator[Tensor]:

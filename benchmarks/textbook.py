@@ -1,4 +1,7 @@
-"""The textbook loop of public implementations, to compare with: two phases, plain up-sampling, float32."""
+"""The textbook loop of public implementations, to compare with: two phases, plain up-sampling, float32.
+
+On CUDA its convolutions run in TF32, which is torch's default for float32.
+"""
 
 from __future__ import annotations
 

@@ -8,12 +8,14 @@ GFLOP per image come from PyTorch's flop counter. The ceiling is the best rate o
 number format, measured in the same process between the pairs. Some rows show why the step is as it is, with the way
 that was not taken: on a CPU the batch as a whole instead of a half for each of two threads, alone and beside a process
 that keeps one core busy; on CUDA each operation launched by itself, or a graph of what torch.compile makes, instead of
-a graph of the operations. Rows of the other device stay as they were measured last.
+a graph of the operations. Rows of the other device stay as they were measured last: `on`, `torch` and `date` of each
+row say where and when; what stands above the rows is of the last run.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import statistics
@@ -103,6 +105,8 @@ def measure(case: Case, device: torch.device, precision: str, num_pairs: int) ->
         ),
         "num_pairs": len(pairs),
         "on": machine["gpu" if device.type == "cuda" else "processor"],
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
     }
 
 
@@ -122,7 +126,7 @@ def _described(case: Case, device: str, precision: str, gflop: dict[str, float])
         "textbook_gflop": round(gflop["textbook"], 4),
         **dict.fromkeys((*measured, "ceiling_gflops", "share_of_ceiling"), NOT_MEASURED),
         "num_pairs": 0,
-        "on": NOT_MEASURED,
+        **dict.fromkeys(("on", "torch", "date"), NOT_MEASURED),
     }
 
 
@@ -221,7 +225,7 @@ def _wait(device: torch.device) -> None:
 def _unmeasured_rows(device: str, precision: str) -> list[Row]:
     """The other device's rows of the last run, and placeholders for what nobody measured."""
     path = FOLDER / "train_step.json"
-    older = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    older = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     rows: list[Row] = []
     for other, its_precision in (("cpu", "float32"), ("cpu", "bfloat16"), ("cuda", "bfloat16")):
         if (other, its_precision) == (device, precision):

@@ -82,9 +82,22 @@ def test_the_flow_is_stored_once_and_a_model_that_has_it_twice_is_read(tmp_path)
     write_description(tmp_path / "model", read_description(tmp_path / "model"))
     model = read_model(tmp_path / "model")
     assert same(model.G, G) and same(model.G_ema, G_ema)
+    assert same(read_generator(tmp_path / "model"), G_ema)
     (tmp_path / "half").mkdir()
     write_half(model, tmp_path / "half")
     assert load_file(tmp_path / "half" / "generator.safetensors").keys() == stored.keys()
+
+
+def test_an_averaged_flow_of_its_own_is_kept(tmp_path):
+    make_model(tmp_path / "model", has_flow=True)
+    path = tmp_path / "model" / "generator.safetensors"
+    other = "flow.couplings.3.network.0.bias"
+    save_file(load_file(path) | {f"averaged.{other}": torch.ones(32)}, path)
+    write_description(tmp_path / "model", read_description(tmp_path / "model"))
+    (tmp_path / "half").mkdir()
+    write_half(read_model(tmp_path / "model"), tmp_path / "half")
+    half = read_model(tmp_path / "half")
+    assert half.G_ema.state_dict()[other].eq(1).all() and not half.G.state_dict()[other].eq(1).any()
 
 
 def test_a_generator_that_is_not_the_one_described_is_refused(tmp_path):

@@ -402,9 +402,24 @@ def test_the_flow_learns_alone_and_then_G_stands_behind_it():
     averaged, raw = training.G_ema.parameters(), training.players.G.parameters()
     assert all(torch.equal(a, b) for a, b in zip(averaged, raw, strict=True))
     assert training.learning_rate == pytest.approx(4e-4)
+    learned = [parameter.clone() for parameter in training.players.G.flow.parameters()]
     records = [record for record in steps if record]
     assert [record.step for record in records] == list(range(208, 231))
     assert training.step_count == 30
+    for ours in (training.players.G, training.G_ema):  # the game leaves it alone
+        assert all(torch.equal(a, before) for a, before in zip(ours.flow.parameters(), learned, strict=True))
+        assert not any(parameter.requires_grad for parameter in ours.flow.parameters())
+
+
+def test_who_stops_within_the_flow_leaves_it_as_the_game_has_it():
+    training, batches = with_batches(
+        Training(settings(num_steps=30, warm_up_steps=4, flow_steps=20), 32, CPU), random_rows()
+    )
+    steps = train(training, batches)
+    for _ in range(9):
+        next(steps)
+    steps.close()
+    assert not any(parameter.requires_grad for parameter in training.players.G.flow.parameters())
 
 
 def test_the_flow_learns_mirrored_images_too():
@@ -567,6 +582,29 @@ class Recording(TorchDispatchMode):
                 for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
                     if isinstance(old, torch.Tensor):
                         old.copy_(new)
+
+
+def test_a_recorded_step_of_the_flow_replays_as_the_next_steps():
+    """Its learning rate is set outside of what is recorded."""
+    params = settings(num_steps=30, warm_up_steps=4, flow_steps=20)
+    w = torch.randn(500, params.train.N_h, generator=torch.Generator().manual_seed(0))
+    recorded, launched = Training(params, 32, CPU), Training(params, 32, CPU)
+    recording = Recording()
+    for training in (recorded, launched):
+        training.num_done = 4
+        training.players.G.flow.requires_grad_(True)
+    for step in range(12):
+        for training in (recorded, launched):
+            training.set_rate_of_flow()
+            if training is launched or step < 3:
+                training.update_flow(w)
+            elif step == 3:
+                with recording:
+                    training.update_flow(w)
+            else:
+                recording.replay()
+            training.count()
+    assert same_state(recorded, launched)
 
 
 @pytest.mark.parametrize("decay", ["cosine", "plateau"])

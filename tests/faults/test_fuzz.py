@@ -178,9 +178,8 @@ def weights(network: torch.nn.Module) -> dict[str, bytes]:
 def read_tensors(path: Path) -> object:
     """Without the digest in model.json, which a stranger's file would fit."""
     tensors = checkpoint._read_tensors(path)
-    averaged = {name.removeprefix("averaged."): t for name, t in tensors.items() if name.startswith("averaged.")}
     architecture = {"image_size": 32, "n_filters": 1, "N_h": 2, "skip_connections": True}
-    return weights(checkpoint._make(Generator, architecture, averaged, path))
+    return weights(checkpoint._make(Generator, architecture, checkpoint._averaged(tensors), path))
 
 
 def make_state(folder: Path) -> None:

@@ -74,7 +74,7 @@ def test_the_recorded_step_trains_what_single_launches_train(kind, decay, change
 ALONE = {"warm_up_steps": 7, "warm_up_noise": 0.3}
 
 
-FLOW = ALONE | {"flow_steps": 6, "num_steps": 16}
+FLOW = ALONE | {"flow_steps": 6, "num_steps": 20}
 
 
 @pytest.mark.parametrize("changes", [{}, {"vanishing_residual_steps": 6}, ALONE, FLOW])
@@ -83,7 +83,7 @@ def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(changes):
     params = settings(**changes)
     whole = Training(params, 32, CUDA)
     list(train(whole, ResidentBatches(random_rows(), 4, 0, CUDA)))
-    for cut in (1, 5, 9, 11):
+    for cut in (1, 5, 9, 11, 14, 18):
         first, second = Training(params, 32, CUDA), Training(params, 32, CUDA)
         list(itertools.islice(train(first, ResidentBatches(random_rows(), 4, 0, CUDA)), cut))
         second.load_state_dict(first.state_dict())
