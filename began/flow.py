@@ -30,10 +30,20 @@ def disturbed(h: Tensor, num: int, seed: int) -> Tensor:
     return h + NOISE * h.std(dim=0, correction=0) * noise
 
 
+def to_normal(z: Tensor) -> Tensor:
+    """z, uniform in [−1, 1], → u, normal: u = √2·erf⁻¹(z), up to 3.7 either way."""
+    return math.sqrt(2) * torch.erfinv(_SHRINK * z)
+
+
+def to_uniform(u: Tensor) -> Tensor:
+    """u, normal, → z, uniform in [−1, 1]: the other way."""
+    return torch.erf(u / math.sqrt(2))
+
+
 class Flow(nn.Module):
     """z (B, N), uniform in [−1, 1], → w (B, N): embeddings whose mean is 0 and whose covariance is 1.
 
-    Through u = √2·erf⁻¹(z), which is normal, and couplings. As it is made, these only rotate, and w is normal.
+    Through u, which is normal (`to_normal`), and couplings. As it is made, these only rotate, and w is normal.
     """
 
     def __init__(self, N: int) -> None:
@@ -41,7 +51,7 @@ class Flow(nn.Module):
         self.couplings = nn.ModuleList(Coupling(N) for _ in range(NUM_COUPLINGS))
 
     def forward(self, z: Tensor) -> Tensor:
-        w = math.sqrt(2) * torch.erfinv(_SHRINK * z)
+        w = to_normal(z)
         for coupling in self._couplings():
             w = coupling(w)
         return w
