@@ -11,8 +11,12 @@ COLLAPSE_WARM_UP = 1000  # steps; at first G(z) is nearly the same grey for ever
 COLLAPSED_SHARE = 0.1  # a run that ended as one face 64 times had 0.06, one with 64 different ones 0.20
 
 
+LOST_WINDOW = 64  # steps of D alone over which L(x) is averaged
+LOST_FACTOR = 4  # runs that lost D alone went from 0.03 to 0.33 and more; noise and batches move it by a tenth
+
+
 class DivergedError(ValueError):
-    """A number that is not finite."""
+    """A number that is not finite, or a D alone that reconstructs far worse than it did."""
 
 
 def warn_of_k_t(step: int, steps_at_bound: int) -> str | None:

@@ -17,7 +17,7 @@ from began import equilibrium, flow
 from began.batches import MOST_PLANNED, Batches, pixels_to_input
 from began.cuda_graph import RecordedWork
 from began.devices import resolve_precision
-from began.divergence import K_T_WARM_UP, DivergedError
+from began.divergence import K_T_WARM_UP, LOST_FACTOR, LOST_WINDOW, DivergedError
 from began.energy import energy_distance
 from began.networks import Discriminator, Generator, uniform_z
 from began.parallel import thread_pool
@@ -155,7 +155,8 @@ class Training:
         self.step_count = torch.zeros((), device=device)  # steps in which D learned: all but those of G's flow
         self.k_t = torch.zeros((), device=device)
         self.sums = torch.zeros(5, device=device)  # of M_global, L_real, L_fake, L_G, L_D since the last record
-        self.window_sum = torch.zeros((), device=device)  # of M_global since the last decision on the plateau
+        # Of M_global since the last decision on the plateau; of L(x) while D learns alone.
+        self.window_sum = torch.zeros((), device=device)
         self.window_best = torch.full((), torch.inf, device=device)
         self.steps_at_bound = torch.zeros((), device=device)  # how long k_t has been 0 or 1 now
         self.most_at_bound = torch.zeros((), device=device)
@@ -192,6 +193,7 @@ class Training:
             self.step_count += 1
             if self.num_done < train.warm_up_steps:
                 self.sums[1] += L_real
+                self.window_sum += L_real
                 self._follow_cosine(train.warm_up_learning_rate, train.learning_rate, train.warm_up_steps)
             else:
                 self._balance(L_real, L_fake, L_G)
@@ -249,10 +251,21 @@ class Training:
             self._halve_on_plateau()
 
     def check_alone(self) -> None:
-        """DivergedError when the loss of who learns alone has not been finite; here the host waits for the device."""
+        """DivergedError when the loss of who learns alone has not been finite; here the host waits for the device.
+
+        Also when L(x), over LOST_WINDOW steps of D alone, is LOST_FACTOR times what it was at its best: D does not come
+        back from there, and nothing else would tell before the game.
+        """
+        alone = self.num_done <= self.params.train.warm_up_steps
         if not isfinite(self.sums[1].item()):
-            what = "L(x)" if self.num_done <= self.params.train.warm_up_steps else "the likelihood of G's flow"
+            what = "L(x)" if alone else "the likelihood of G's flow"
             raise DivergedError(self._diverged(f"{what} is not finite"))
+        if alone and self.num_done % LOST_WINDOW == 0:
+            mean, best = self.window_sum.item() / LOST_WINDOW, self.window_best.item()
+            if mean > LOST_FACTOR * best:
+                raise DivergedError(self._diverged(f"L(x) rose from {best:.3g} to {mean:.3g}"))
+            self.window_best.fill_(min(mean, best))
+            self.window_sum.zero_()
 
     def start_G(self, batches: Iterable[Tensor]) -> Tensor:
         """The end of the warm-up: G begins as D's decoder, fitted to the embeddings of rows (B, S, S, 3) uint8.
@@ -278,6 +291,8 @@ class Training:
         """From here on both play: G's average, the rate and the curve begin."""
         self.G_ema.load_state_dict(self.players.G.state_dict())
         self.learning_rate.fill_(self.params.train.learning_rate * 0.5**self.num_rewinds)
+        self.window_sum.zero_()
+        self.window_best.fill_(torch.inf)
         self.end_record()
 
     def _backward(self, x: Tensor, z: Tensor, carry: Tensor | None, losses_of: Losses) -> tuple[Tensor, Tensor, Tensor]:
@@ -488,12 +503,11 @@ def _warm_up(training: Training, batches: Batches, update: Callable[[], None]) -
             training.count()
             if training.num_done == training.params.train.vanishing_residual_steps:
                 update = _update_of(training, batches)
-            if training.num_done == end:
+            if training.num_done % LOST_WINDOW == 0 or training.num_done == end:
                 training.check_alone()
-                if not training.params.train.flow_steps:
-                    training.start_G(_embedded(batches))
+            if training.num_done == end and not training.params.train.flow_steps:
+                training.start_G(_embedded(batches))
             yield None
-        training.check_alone()
 
 
 def _fit_flow(training: Training, batches: Batches) -> Iterator[None]:

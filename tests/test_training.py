@@ -363,6 +363,30 @@ def test_a_warm_up_that_diverges_stops_the_run():
         list(steps)
 
 
+@pytest.mark.parametrize("cut", [None, 70, 140])
+def test_a_warm_up_that_loses_D_stops_the_run(cut):
+    """Finite, and yet lost: L(x) is many times what it was. The same after a state was saved and loaded."""
+    params = settings(num_steps=400, warm_up_steps=300)
+    training, batches = with_batches(Training(params, 32, CPU), random_rows())
+    steps = train(training, batches)
+    for _ in range(cut or 0):
+        next(steps)
+    if cut:
+        state = training.state_dict()
+        training, batches = with_batches(Training(params, 32, CPU), random_rows())
+        training.load_state_dict(state)
+        steps = train(training, batches)
+    for _ in range(150 - (cut or 0)):
+        next(steps)
+    with torch.no_grad():
+        training.players.D.decoder.last.bias.fill_(40)
+    expected = (
+        r"L\(x\) rose from 0\.\d+ to \d\d(\.\d)? after step 192: .*train\.warm_up_learning_rate: 0.0004, expected a lower"
+    )
+    with pytest.raises(DivergedError, match=expected):
+        list(steps)
+
+
 def test_G_starts_at_the_end_of_the_warm_up_and_so_does_the_curve():
     training, batches = with_batches(Training(settings(num_steps=40, warm_up_steps=7), 32, CPU), random_rows())
     steps = train(training, batches)
