@@ -262,7 +262,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 def _flow_once(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """`tensors` of generator.safetensors without those of the averaged flow that are as in the raw one.
 
-    The game leaves the flow alone, so that its average is the same, and nearly half of a folder in half precision.
+    The game leaves the flow alone, so that its average is the same; a copy would be a third of a folder.
     """
 
     def is_copy(name: str) -> bool:

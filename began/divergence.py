@@ -16,7 +16,14 @@ LOST_FACTOR = 4  # runs that lost D alone went from 0.03 to 0.33 and more; noise
 
 
 class DivergedError(ValueError):
-    """A number that is not finite, or a D alone that reconstructs far worse than it did."""
+    """A number that is not finite, or a D alone that reconstructs far worse than it did.
+
+    good_until: a state of a later step may already hold what went wrong; None where a state that was saved is good.
+    """
+
+    def __init__(self, words: str, good_until: int | None = None) -> None:
+        super().__init__(words)
+        self.good_until = good_until
 
 
 def warn_of_k_t(step: int, steps_at_bound: int) -> str | None:

@@ -253,8 +253,8 @@ class Training:
     def check_alone(self) -> None:
         """DivergedError when the loss of who learns alone has not been finite; here the host waits for the device.
 
-        Also when L(x), over LOST_WINDOW steps of D alone, is LOST_FACTOR times what it was at its best: D does not come
-        back from there, and nothing else would tell before the game.
+        Also when L(x), over LOST_WINDOW steps of D alone, is more than LOST_FACTOR times what it was at its best: D
+        does not come back from there, and nothing else would tell before the game.
         """
         alone = self.num_done <= self.params.train.warm_up_steps
         if not isfinite(self.sums[1].item()):
@@ -263,7 +263,9 @@ class Training:
         if alone and self.num_done % LOST_WINDOW == 0:
             mean, best = self.window_sum.item() / LOST_WINDOW, self.window_best.item()
             if mean > LOST_FACTOR * best:
-                raise DivergedError(self._diverged(f"L(x) rose from {best:.3g} to {mean:.3g}"))
+                words = self._diverged(f"L(x) rose from {best:.3g} to {mean:.3g}")
+                # It may have begun in the window before, late enough to be a small part of its mean.
+                raise DivergedError(words, good_until=self.num_done - 2 * LOST_WINDOW)
             self.window_best.fill_(min(mean, best))
             self.window_sum.zero_()
 
@@ -443,14 +445,14 @@ def train(training: Training, batches: Batches, record_every: int | None = None)
     """Trains to `params.train.num_steps`; yields after each step: a record where one is due and at the end, else None.
 
     Records are due where `record_interval` says, or every `record_every` steps. Between them the host does not wait
-    for the device, but to record a graph: at the start, where the residuals have vanished, and where the flow and the
-    game begin. Whatever is done between
+    for the device, but to record a graph, at the start, where the residuals have vanished, and where the flow and the
+    game begin, and to judge a D that learns alone. Whatever is done between
     two steps, a state that is saved and loaded, say, changes no number. The record at the end closes no interval, so
     that a state taken then goes on as if there had been no end.
 
     The first record is of the first step that both play: after the warm-up, whose end starts G, and G's flow.
 
-    Raises DivergedError when a loss is no longer finite, at the record that shows it.
+    Raises DivergedError when a loss is no longer finite, at the record that shows it, and from `check_alone`.
     """
     settings = training.params.train
     last_step, last_time = training.num_done, time.perf_counter()

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from began.batches import open_batches, output_to_pixels, pixels_to_input
+from began.divergence import DivergedError
 from began.hdf5 import ImageFile
 from began.params import Params
 from began.sampling import Pixels
@@ -66,7 +67,10 @@ def cases(file: ImageFile, params: Params, num_steps: int, num: int) -> Iterator
     """For each: its name, what the training said, its samples, and its reconstructions of held-out images."""
     held_out = np.array(file.held_out[:num])
     for title, changes in OURS.items():
-        yield title, *_our_loop(file, _changed(params, changes, num_steps), held_out)
+        try:
+            yield title, *_our_loop(file, _changed(params, changes, num_steps), held_out)
+        except DivergedError as error:
+            print(f"{title}: no row: {error}")
     for title, (pytorch_weights, batch_norm) in TEXTBOOK.items():
         yield title, *_textbook_loop(file, params, pytorch_weights, batch_norm, num_steps, held_out)
 

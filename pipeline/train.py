@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     import torch
 
+    from began.divergence import DivergedError
     from began.params import TrainParams
     from began.progress import Progress
     from pipeline.run_state import Job, RunState
@@ -226,11 +227,12 @@ def _name_other_code(job: Job) -> None:
                 )
 
 
-def _rewind(job: Job, error: Exception) -> RunState:
+def _rewind(job: Job, error: DivergedError) -> RunState:
     """The last good state with half the learning rate, as a new attempt; `error` again after MOST_REWINDS of them."""
     from pipeline.run_state import RunState
 
-    state = RunState.newest(job.states.all())
+    good_until = error.good_until if error.good_until is not None else job.settings.train.num_steps
+    state = RunState.newest([state for state in job.states.all() if state.step <= good_until])
     if state is None:
         raise error
     num_rewinds = int(state.training["num_rewinds"]) + 1

@@ -526,6 +526,29 @@ def test_a_run_that_may_rewind_goes_back_with_half_the_learning_rate(workspace, 
     assert list(distances(tmp_path / "model")) == [20, 40]
 
 
+@pytest.mark.parametrize("checkpoint_seconds", ["60", "0"])
+def test_a_rewind_passes_over_states_in_which_D_may_be_lost(workspace, capsys, tmp_path, checkpoint_seconds):
+    """Their weights are finite. Where no older one is kept, there is none to go back to."""
+    alone = {"warm_up_steps": 200, "num_steps": 210, "decay_steps": 10, "warm_up_learning_rate": 4e-4}
+    params = settings_file(tmp_path, beta_2=0.93, on_divergence="rewind", learning_rate=4e-4, **alone)
+
+    def lose(training):
+        if training.num_rewinds < 1:
+            with torch.no_grad():
+                training.players.D.decoder.last.bias.fill_(40)
+
+    arguments = ["data/images.h5", str(tmp_path / "model"), "--checkpoint-seconds", checkpoint_seconds, *params]
+    with at_step(150, lose):
+        if checkpoint_seconds == "60":
+            run("train", *arguments)
+            assert "after step 192: went back to step 0 with 1/2 of the learning rate" in capsys.readouterr().err
+        else:
+            with pytest.raises(SystemExit) as end:
+                main(["train", *arguments])
+            assert end.value.code == 2
+            assert "L(x) rose from" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_rewinding_has_an_end(workspace, capsys, tmp_path):
     params = settings_file(tmp_path, beta_2=0.92, on_divergence="rewind")
     with at_step(10, poison), pytest.raises(SystemExit) as end:
