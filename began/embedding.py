@@ -19,7 +19,8 @@ from began.sampling import draw_z
 
 NUM_STARTS = 256  # random z, of which each image takes the nearest, where D's embedding is no nearer
 NUM_STEPS = 100
-LEARNING_RATE = 0.03  # of u = √2·erf⁻¹(z), whose deviation is 1; falls to zero as a cosine
+NEAR_RATE = 0.03  # of u = √2·erf⁻¹(z), whose deviation is 1, from D's embedding; falls to zero as a cosine
+FAR_RATE = 0.1  # from a random z, which has further to go
 BATCH_SIZE = 8
 _STARTS_AT_ONCE = 64
 _STEPS_AT_ONCE = 10  # between two reports of progress
@@ -42,14 +43,20 @@ def embed(
     num_batches = -(-len(x) // BATCH_SIZE)
     for i in range(num_batches):
         chosen = torch.arange(i * BATCH_SIZE, (i + 1) * BATCH_SIZE, device=device).clamp_max(len(x) - 1)
-        u = to_normal(_nearer(G, x[chosen], found[chosen], _embedded(G, D, x[chosen]))).requires_grad_()
-        optimizer = torch.optim.Adam([u], lr=LEARNING_RATE)
+        start, rate = _start(G, x[chosen], found[chosen], _embedded(G, D, x[chosen]))
+        moved = torch.zeros_like(start).requires_grad_()  # u = start + rate · moved: Adam has one rate for all rows
+        optimizer = torch.optim.Adam([moved])
         for step in range(num_steps):
             if step % _STEPS_AT_ONCE == 0:
                 yield Progress(i * num_steps + step, num_batches * num_steps, "steps")
-            optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 + math.cos(math.pi * step / num_steps)) / 2
-            _step(G, weights, optimizer, u, x[chosen])
-        found[chosen] = to_uniform(u.detach())
+            optimizer.param_groups[0]["lr"] = (1 + math.cos(math.pi * step / num_steps)) / 2
+            with torch.enable_grad():
+                output = functional_call(G, weights, (to_uniform(start + rate * moved),))
+                distance = (output - x[chosen]).abs().mean(dim=(1, 2, 3)).sum()  # the sum: a row's gradient is its own
+            optimizer.zero_grad()
+            distance.backward()
+            optimizer.step()
+        found[chosen] = to_uniform((start + rate * moved).detach())
     yield Progress(num_batches * num_steps, num_batches * num_steps, "steps")
     return found.cpu()
 
@@ -80,16 +87,8 @@ def _embedded(G: Generator, D: Discriminator, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _nearer(G: Generator, x: Tensor, z: Tensor, other: Tensor) -> Tensor:
-    """Of each row of `z` and `other` (B, N_h) the one whose G(z) is nearer to x."""
-    distances, others = ((G(v).float() - x).abs().mean(dim=(1, 2, 3)) for v in (z, other))
-    return torch.where((others < distances)[:, None], other, z)
-
-
-@torch.enable_grad()
-def _step(G: Generator, weights: dict[str, Tensor], optimizer: torch.optim.Optimizer, u: Tensor, x: Tensor) -> None:
-    """One update of u (B, N_h) so that G(z) comes nearer to x (B, 3, S, S)."""
-    optimizer.zero_grad()
-    output = functional_call(G, weights, (to_uniform(u),))
-    (output - x).abs().mean(dim=(1, 2, 3)).sum().backward()  # the sum: a row's gradient is its own
-    optimizer.step()
+def _start(G: Generator, x: Tensor, z: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row of `z` and `embedded` (B, N_h) the one whose G(z) is nearer to x, as u, and the rate from there."""
+    distances, others = ((G(v).float() - x).abs().mean(dim=(1, 2, 3)) for v in (z, embedded))
+    near = (others < distances)[:, None]  # not where `embedded` is not finite
+    return to_normal(torch.where(near, embedded, z)), torch.where(near, NEAR_RATE, FAR_RATE)
