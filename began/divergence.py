@@ -9,8 +9,6 @@ K_T_WARM_UP = 1000  # steps: k_0 = 0 is a bound, and k_t may stay there until G 
 STEPS_AT_BOUND = 1000
 COLLAPSE_WARM_UP = 1000  # steps; at first G(z) is nearly the same grey for every z
 COLLAPSED_SHARE = 0.1  # a run that ended as one face 64 times had 0.06, one with 64 different ones 0.20
-
-
 LOST_WINDOW = 64  # steps of D alone over which L(x) is averaged
 LOST_FACTOR = 4  # runs that lost D alone went from 0.03 to 0.33 and more; noise and batches move it by a tenth
 

@@ -43,7 +43,7 @@ def embed(
     num_batches = -(-len(x) // BATCH_SIZE)
     for i in range(num_batches):
         chosen = torch.arange(i * BATCH_SIZE, (i + 1) * BATCH_SIZE, device=device).clamp_max(len(x) - 1)
-        start, rate = _start(G, x[chosen], found[chosen], _embedded(G, D, x[chosen]))
+        start, rate = _start(G, x[chosen], found[chosen], _z_of_embedding(G, D, x[chosen]))
         moved = torch.zeros_like(start).requires_grad_()  # u = start + rate · moved: Adam has one rate for all rows
         optimizer = torch.optim.Adam([moved])
         for step in range(num_steps):
@@ -75,7 +75,7 @@ def _nearest(G: Generator, x: Tensor, starts: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _embedded(G: Generator, D: Discriminator, x: Tensor) -> Tensor:
+def _z_of_embedding(G: Generator, D: Discriminator, x: Tensor) -> Tensor:
     """The z (B, N_h) by which G's first layer gives what that of D's decoder gives for D's embeddings of x, nearly.
 
     So G(z) is near to D(x) where G began as D's decoder; elsewhere it is any z.

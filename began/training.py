@@ -446,9 +446,9 @@ def train(training: Training, batches: Batches, record_every: int | None = None)
 
     Records are due where `record_interval` says, or every `record_every` steps. Between them the host does not wait
     for the device, but to record a graph, at the start, where the residuals have vanished, and where the flow and the
-    game begin, and to judge a D that learns alone. Whatever is done between
-    two steps, a state that is saved and loaded, say, changes no number. The record at the end closes no interval, so
-    that a state taken then goes on as if there had been no end.
+    game begin, and to judge a D that learns alone. Whatever is done between two steps, a state that is saved and
+    loaded, say, changes no number. The record at the end closes no interval, so that a state taken then goes on as if
+    there had been no end.
 
     The first record is of the first step that both play: after the warm-up, whose end starts G, and G's flow.
 

@@ -76,7 +76,7 @@ def test_without_steps_it_is_the_nearest_of_the_random_z_or_the_embedding(G: Gen
     starts = embedding.draw_z(embedding.NUM_STARTS, 8, seed=3)
     expected = []
     for x in pixels_to_input(torch.from_numpy(images)):
-        candidates = torch.cat((starts, embedding._embedded(G, D, x[None])))
+        candidates = torch.cat((starts, embedding._z_of_embedding(G, D, x[None])))
         with torch.no_grad():
             expected.append(candidates[(G(candidates) - x).abs().sum(dim=(1, 2, 3)).argmin()])
     torch.testing.assert_close(run(G, images, 0, 3, D), torch.stack(expected), rtol=0, atol=1e-3)
@@ -92,7 +92,7 @@ def test_where_G_began_as_the_decoder_of_D_an_embedding_gives_the_reconstruction
         h = D.encoder(x)
         G.start_as(D.decoder, 2 * torch.randn(400, 8) * h.std(dim=0) + h.mean(dim=0))
         reconstructed = D(x)
-        made = G(embedding._embedded(G, D, x))
+        made = G(embedding._z_of_embedding(G, D, x))
     torch.testing.assert_close(made, reconstructed, rtol=0, atol=0.01)
     assert (reconstructed - G(torch.zeros(1, 8))).abs().max() > 0.1
 
