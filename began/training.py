@@ -318,7 +318,10 @@ class Training:
         return losses[0], losses[1], losses[2]
 
     def _average(self) -> None:
-        """G_ema ← G_ema + (1 − decay)·(G − G_ema); shorter at first, so that the initial weights are soon forgotten."""
+        """G_ema ← G_ema + (1 − decay)·(G − G_ema); shorter at first, so that the initial weights are soon forgotten.
+
+        Paper: samples of G itself; here: of this average too, which leaves out what single steps do to G.
+        """
         decay = torch.clamp((1 + self.step_count) / (10 + self.step_count), max=self.params.train.ema_decay)
         averages: list[Tensor] = list(self.G_ema.parameters())
         raw: list[Tensor] = list(self.players.G.parameters())

@@ -149,13 +149,12 @@ def _read_distances(path: Path) -> History | None:
 
 def _add_curve(measured: Measured, history: History, distances: History | None) -> None:
     """What the run's curve gives: M_global at its end, and how well it told the face distance."""
-    import numpy as np
-
     from began.metrics import rank_correlation
+    from pipeline.plots import mean_M_global
 
     correlation = None
     if distances is not None:
-        M_global = np.interp(distances["step"], history["step"], history["M_global"])
+        M_global = mean_M_global(history, distances["step"])
         correlation = rank_correlation(M_global, distances["face_distance"])
     if correlation is None:
         measured.notes.append(

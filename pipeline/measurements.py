@@ -84,7 +84,8 @@ def measure(trained: Model, file: ImageFile, card: Card | None, params: Params, 
     if params.evaluate.inception:
         measurement.measure_inception_features()
     else:
-        measurement.measured.notes.append("The standard FID is not measured; evaluate.inception: true asks for it.")
+        key = f"profiles.{params.profile}.evaluate.inception"
+        measurement.measured.notes.append(f"The standard FID is not measured; {key}: true asks for it.")
     if card is not None and card.attributes is not None:
         measurement.measure_attributes(card.attributes)
     measurement.note_dashes()

@@ -57,6 +57,7 @@ DARK = Theme(
 
 WIDE_INCHES, NARROW_INCHES = 7.8, 3.9  # the page shows an inch as about 100 pixels
 DPI = 200
+NUM_MEANS = 40  # points of the line over M_global's records, each a mean of a 40th of the run
 GAP = 2  # white pixels between thumbnails' tiles
 
 Dashes = tuple[float, tuple[float, ...]]
@@ -95,6 +96,8 @@ def read_distances(path: Path) -> History:
 def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: Theme, narrow: bool = False) -> bytes:
     """PNG: M_global over steps, with samples of the same z above the curve, as in the paper's figure 4.
 
+    The line has means, the faint one behind it the records.
+
     thumbnails: step → at least 6 tiles (N, S, S, 3) uint8. As many steps as fit are shown, evenly spaced, the first
     and the last always; without any the curve stands alone.
     """
@@ -112,7 +115,11 @@ def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: T
         figure, (margin_left / width, margin_bottom / height, inner / width, curve_height / height), theme, narrow
     )
     steps, values = history["step"], history["M_global"]
-    axes.plot(steps, values, color=theme.real, linewidth=1.4)
+    ends = np.linspace(_start(history), float(steps[-1]), NUM_MEANS + 1)
+    middles = np.concatenate([steps[:1], (ends[1:] + ends[:-1]) / 2, steps[-1:]])
+    means = np.concatenate([values[:1], mean_M_global(history, ends[1:]), values[-1:]])
+    axes.plot(steps, values, color=theme.real, linewidth=0.6, alpha=0.45)
+    axes.plot(middles, means, color=theme.real, linewidth=1.6)
     _log_scale(axes, values)
     _label(axes, "M_global", theme, x=block_width / 2 / inner + 0.012 if shown else 0.0)  # beside the first line
     axes.set_xlabel("step", color=theme.faint, fontsize=8, loc="right", labelpad=2)
@@ -129,7 +136,7 @@ def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: T
         )
         block.imshow(_block(thumbnails[step], theme), interpolation="nearest")
         block.set_axis_off()
-        value = float(np.interp(step, steps, values))
+        value = float(np.interp(step, middles, means))
         line = ConnectionPatch(
             xyA=(0.5, 0), coordsA=block.transAxes, xyB=(step, value), coordsB=axes.transData,
             color=theme.faint, linewidth=0.6, alpha=0.7,
@@ -138,6 +145,21 @@ def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: T
         if step >= steps[0]:  # before the first record there is a picture, but no number
             axes.plot([step], [value], "o", color=theme.real, markersize=3.5, zorder=3)
     return _png(figure)
+
+
+def mean_M_global(history: History, steps: np.ndarray) -> np.ndarray:
+    """M_global over the steps since the one before in `steps` (N,), ascending; (N,). For the first, since the start.
+
+    A single record of a short run is of a few steps, so of a few dozen images, and scatters by a tenth.
+    """
+    start = _start(history)
+    num_steps = np.diff(history["step"], prepend=start)
+    total = np.concatenate([[0.0], np.cumsum(history["M_global"] * num_steps)])
+    ends = np.clip(np.concatenate([[start], steps]), start, history["step"][-1])
+    totals = np.interp(ends, np.concatenate([[start], history["step"]]), total)
+    means: np.ndarray = np.interp(ends[1:], history["step"], history["M_global"])  # where no step lies between
+    np.divide(np.diff(totals), np.diff(ends), out=means, where=np.diff(ends) > 0)
+    return means
 
 
 def _start(history: History) -> float:
@@ -252,11 +274,12 @@ def distances(
 ) -> bytes:
     """PNG: M_global and the face distance over steps, one against the other, and how far their ranks agree, in words.
 
-    measured: step and face_distance, of any number of points; rank_correlation: Spearman's over those points.
+    measured: step and face_distance, of any number of points; rank_correlation: Spearman's over those points. A point's
+    M_global is the mean since the point before.
     """
     finite = np.isfinite(measured["face_distance"])
     steps, values = measured["step"][finite], measured["face_distance"][finite]
-    M_global = np.interp(steps, history["step"], history["M_global"])
+    M_global = mean_M_global(history, steps)
     columns, rows = (1, 3) if narrow else (3, 1)
     width, height = (NARROW_INCHES, 7.3) if narrow else (WIDE_INCHES, 3.15)
     figure = _figure(width, height, theme)
@@ -270,19 +293,20 @@ def distances(
         box = (x / width, y / height, panel_width / width, panel_height / height)
         panels.append(_axes(figure, box, theme, True))
     quality, distance, against = panels
-    quality.plot(history["step"], history["M_global"], color=theme.real, linewidth=1.3)
-    quality.plot(steps, M_global, "o", color=theme.real, markersize=3)
+    quality.plot(history["step"], history["M_global"], color=theme.real, linewidth=0.6, alpha=0.45)
+    quality.plot(steps, M_global, "-o", color=theme.real, linewidth=1.3, markersize=3)
     _log_scale(quality, history["M_global"])
     _label(quality, "M_global", theme)
     _label(distance, "face distance to held-out images", theme)
     _label(against, "distance against M_global", theme)
     for axes in (quality, distance):
-        axes.set_xlim(_start(history), max(float(history["step"][-1]), 1.0))
+        first, last = _start(history), max(float(history["step"][-1]), 1.0)
+        axes.set_xlim(first - 0.02 * (last - first), last + 0.02 * (last - first))
         axes.set_xlabel("step", color=theme.faint, fontsize=8, loc="right", labelpad=2)
     against.set_xlabel("M_global", color=theme.faint, fontsize=8, loc="right", labelpad=2)
     if len(steps):
         distance.plot(steps, values, "-o", color=theme.fake, linewidth=1.3, markersize=3)
-        distance.set_ylim(bottom=0, top=max(float(values.max()) * 1.1, 1e-3))
+        distance.set_ylim(*_limits(values))
         against.plot(M_global, values, "-", color=theme.faint, linewidth=0.6, alpha=0.7)
         against.plot(M_global, values, "o", color=theme.fake, markersize=3)
         against.set_ylim(distance.get_ylim())
@@ -290,7 +314,7 @@ def distances(
         against.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         against.margins(x=0.2)
         if len(steps) > 1:
-            for name, i, shift, side in (("start", 0, (0, 5), "center"), ("end", -1, (-5, -3), "right")):
+            for name, i, shift, side in (("start", 0, (0, 5), "center"), ("end", -1, (0, -10), "center")):
                 against.annotate(
                     name, (M_global[i], values[i]), xytext=shift, textcoords="offset points",
                     color=theme.ink, fontsize=8, ha=side,
@@ -385,6 +409,15 @@ def _lightness(value: str) -> tuple[float, ...] | tuple[bool, str]:
         sum(weight * int(colour[i : i + 2], 16) for weight, i in ((0.3, 1), (0.6, 3), (0.1, 5)))
         for colour in value.split(" ")
     )
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """Of the axis of distances: from 0, but where they differ by less than half of the largest."""
+    least, most = float(values.min()), float(values.max())
+    if least < most / 2 or most == 0:
+        return 0.0, max(most * 1.1, 1e-3)
+    pad = max(0.25 * (most - least), 0.01 * most)
+    return least - pad, most + pad
 
 
 def _in_words(rank_correlation: float | None, num_points: int) -> tuple[str, str]:

@@ -191,6 +191,36 @@ def test_labels_move_apart_no_further_than_they_must(places: list[float], expect
     assert plots._apart(places, 1.0, 0.0, 10.0) == pytest.approx(expected)
 
 
+def records(steps: list[int], per_step: np.ndarray) -> History:
+    """What a run whose M_global was `per_step` leaves, with records after `steps`: each a mean since the one before."""
+    parts = np.split(per_step, steps)[:-1]
+    return {"step": np.array(steps, float), "M_global": np.array([part.mean() for part in parts])}
+
+
+def test_M_global_of_a_distance_is_the_mean_over_the_steps_since_the_last_one() -> None:
+    """Whatever the records' own steps are, so long as they end where the distances do."""
+    per_step = np.random.default_rng(0).random(40)
+    wanted = per_step.reshape(5, 8).mean(axis=1)
+    at = np.arange(8.0, 41, 8)
+    for steps in ([*range(1, 41)], [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40]):
+        assert plots.mean_M_global(records(steps, per_step), at) == pytest.approx(wanted)
+
+
+def test_M_global_between_distances_that_share_a_record_is_that_record() -> None:
+    history: History = {"step": np.array([1.0, 2, 10]), "M_global": np.array([3.0, 2, 1])}
+    assert plots.mean_M_global(history, np.array([4.0, 6, 8, 10])) == pytest.approx([7 / 4, 1, 1, 1])
+    assert plots.mean_M_global(history, np.array([10.0, 12])) == pytest.approx([1.3, 1])  # beyond the end: its last
+
+
+def test_distances_that_hardly_differ_are_not_drawn_as_a_line_far_above_zero() -> None:
+    low, high = plots._limits(np.array([95.1, 93.4]))
+    assert 90 < low < 93.4 and 95.1 < high < 98
+    assert plots._limits(np.array([300.0, 100.0])) == pytest.approx((0, 330))
+    assert plots._limits(np.array([0.0])) == (0, 1e-3)
+    low, high = plots._limits(np.array([7.0, 7.0]))
+    assert low < 7 < high
+
+
 @pytest.mark.parametrize("num", [0, 1, 2, 19])
 @pytest.mark.parametrize("narrow", [False, True])
 def test_distances_are_drawn_for_any_number_of_points(num: int, narrow: bool) -> None:
