@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from began import __version__
@@ -124,8 +124,8 @@ def write_model(
     run (began.resume). warnings: what was noticed while it trained.
     """
     tensors = _tensors(G) | {AVERAGED + name: tensor for name, tensor in _tensors(G_ema).items()}
-    save_file(_flow_once(tensors), folder / GENERATOR)
-    save_file(_tensors(D), folder / DISCRIMINATOR)
+    _write_tensors(_flow_once(tensors), folder / GENERATOR)
+    _write_tensors(_tensors(D), folder / DISCRIMINATOR)
     description = {
         "format": FORMAT,
         "architecture": {
@@ -167,7 +167,7 @@ def write_half(model: Model, folder: Path) -> str:
             raise ValueError(
                 f"{model.folder / name}: {large}: holds a number above 65504, too large for half precision"
             )
-        save_file(tensors, folder / name)
+        _write_tensors(tensors, folder / name)
     for name in ("history.csv", "distances.csv"):
         if (model.folder / name).is_file():
             shutil.copyfile(model.folder / name, folder / name)
@@ -276,6 +276,10 @@ def _averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of generator.safetensors, the averaged generator's tensors: the raw flow's where it has no others."""
     averaged = {name.removeprefix(AVERAGED): t for name, t in tensors.items() if name.startswith(AVERAGED)}
     return {name: tensor for name, tensor in tensors.items() if name.startswith(FLOW)} | averaged
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    path.write_bytes(save(tensors))  # safetensors' own save_file leaves a file that only its owner may read
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

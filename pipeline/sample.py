@@ -21,7 +21,7 @@ def sample(
         str | None,
         typer.Option(
             help="Model folder, a generator.safetensors in one, or the name of weights that ship.",
-            show_default="data/model where it is, else avatars32, which ships",
+            show_default="data/model where it is, else avatars64, which ships",
         ),
     ] = None,
     device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",

@@ -52,6 +52,15 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+def test_whoever_may_read_a_new_file_may_read_the_weights(tmp_path):
+    make_model(tmp_path / "model")
+    (tmp_path / "half").mkdir()
+    write_half(read_model(tmp_path / "model"), tmp_path / "half")
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in tmp_path.glob("*/*.safetensors")}
+    assert modes == {(tmp_path / "new").stat().st_mode}
+
+
 @pytest.mark.parametrize("has_flow", [False, True])
 def test_a_model_reads_back_as_it_was_written(tmp_path, has_flow):
     (G, G_ema, D), digest = make_model(tmp_path / "model", has_flow)

@@ -172,7 +172,7 @@ def test_an_exported_model_is_sampled_like_any_other(workspace, capsys):
         (("sample", "--out", "data"), "expected a new or an empty folder"),
         (
             ("sample", "--model", "nowhere"),
-            "nowhere: no trained model there; `make repro` trains one, ready is avatars32",
+            "nowhere: no trained model there; `make repro` trains one, ready is avatars32, avatars64",
         ),
         (("sample", "--model", "data"), "data/model.json: no such file"),
         (("train", "params.yaml"), "params.yaml"),
