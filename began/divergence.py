@@ -48,5 +48,5 @@ def warn_of_collapse(step: int, samples: NDArray[np.uint8], images: NDArray[np.u
     share = spread / wanted
     return (
         f"at step {step:,} samples varied {share:.2f} times as much as images do (expected {COLLAPSED_SHARE}): the "
-        "generator has collapsed or all but; train.lambda_e above 0 may help (docs/collapse.md)"
+        "generator has collapsed or all but; a larger train.lambda_e may help"
     )

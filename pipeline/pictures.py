@@ -63,7 +63,8 @@ def draw(
             folder / "convergence.png",
             partial(plots.convergence, history, thumbnails),
             "Convergence",
-            "M_global over the steps of the run, and above it what the generator made of the same six z at each point.",
+            "M_global over the steps of the run, the faint line its records and the other their means, and above it "
+            "what the generator made of the same six z at each point.",
             "M_global over steps, with samples above the curve",
         ),
     ]
@@ -75,8 +76,9 @@ def draw(
                 partial(plots.distances, history, distances, correlation),
                 "Does M_global tell quality?",
                 "M_global beside the Fréchet distance in face features, which was measured now and then while the "
-                "model trained, on a few hundred samples. Their rank correlation is 1 when both always agree which of "
-                "two moments was better.",
+                "model trained, on a few hundred samples. A point’s M_global is the mean since the point before; the "
+                "faint line has single records. Their rank correlation is 1 when both always agree which of two "
+                "moments was better.",
                 "M_global and the face distance over steps",
             )
         )

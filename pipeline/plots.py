@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch, Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
@@ -57,7 +58,7 @@ DARK = Theme(
 
 WIDE_INCHES, NARROW_INCHES = 7.8, 3.9  # the page shows an inch as about 100 pixels
 DPI = 200
-NUM_MEANS = 40  # points of the line over M_global's records, each a mean of a 40th of the run
+NUM_MEANS = 40  # points at most of the line over M_global's records, each a mean of a 40th of the run
 GAP = 2  # white pixels between thumbnails' tiles
 
 Dashes = tuple[float, tuple[float, ...]]
@@ -115,11 +116,13 @@ def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: T
         figure, (margin_left / width, margin_bottom / height, inner / width, curve_height / height), theme, narrow
     )
     steps, values = history["step"], history["M_global"]
-    ends = np.linspace(_start(history), float(steps[-1]), NUM_MEANS + 1)
-    middles = np.concatenate([steps[:1], (ends[1:] + ends[:-1]) / 2, steps[-1:]])
-    means = np.concatenate([values[:1], mean_M_global(history, ends[1:]), values[-1:]])
+    start, end = _start(history), float(steps[-1])
+    ends = np.linspace(start, end, min(NUM_MEANS, max(1, int(end - start))) + 1)
+    means = mean_M_global(history, ends[1:])
+    at = np.concatenate([[start], _middles(start, ends[1:]), [end]])  # a mean stands in the middle of its steps
+    means = np.concatenate([means[:1], means, means[-1:]])
     axes.plot(steps, values, color=theme.real, linewidth=0.6, alpha=0.45)
-    axes.plot(middles, means, color=theme.real, linewidth=1.6)
+    axes.plot(at, means, color=theme.real, linewidth=1.6)
     _log_scale(axes, values)
     _label(axes, "M_global", theme, x=block_width / 2 / inner + 0.012 if shown else 0.0)  # beside the first line
     axes.set_xlabel("step", color=theme.faint, fontsize=8, loc="right", labelpad=2)
@@ -136,7 +139,7 @@ def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: T
         )
         block.imshow(_block(thumbnails[step], theme), interpolation="nearest")
         block.set_axis_off()
-        value = float(np.interp(step, middles, means))
+        value = float(np.interp(step, at, means))
         line = ConnectionPatch(
             xyA=(0.5, 0), coordsA=block.transAxes, xyB=(step, value), coordsB=axes.transData,
             color=theme.faint, linewidth=0.6, alpha=0.7,
@@ -160,6 +163,12 @@ def mean_M_global(history: History, steps: np.ndarray) -> np.ndarray:
     means: np.ndarray = np.interp(ends[1:], history["step"], history["M_global"])  # where no step lies between
     np.divide(np.diff(totals), np.diff(ends), out=means, where=np.diff(ends) > 0)
     return means
+
+
+def _middles(start: float, steps: np.ndarray) -> np.ndarray:
+    """Of the intervals between `start` and each of `steps` in turn."""
+    middles: np.ndarray = (np.concatenate([[start], steps[:-1]]) + steps) / 2
+    return middles
 
 
 def _start(history: History) -> float:
@@ -279,7 +288,7 @@ def distances(
     """
     finite = np.isfinite(measured["face_distance"])
     steps, values = measured["step"][finite], measured["face_distance"][finite]
-    M_global = mean_M_global(history, steps)
+    M_global = mean_M_global(history, measured["step"])[finite]
     columns, rows = (1, 3) if narrow else (3, 1)
     width, height = (NARROW_INCHES, 7.3) if narrow else (WIDE_INCHES, 3.15)
     figure = _figure(width, height, theme)
@@ -294,7 +303,10 @@ def distances(
         panels.append(_axes(figure, box, theme, True))
     quality, distance, against = panels
     quality.plot(history["step"], history["M_global"], color=theme.real, linewidth=0.6, alpha=0.45)
-    quality.plot(steps, M_global, "-o", color=theme.real, linewidth=1.3, markersize=3)
+    quality.plot(
+        _middles(_start(history), measured["step"])[finite], M_global, "-o",
+        color=theme.real, linewidth=1.3, markersize=3,
+    )  # fmt: skip
     _log_scale(quality, history["M_global"])
     _label(quality, "M_global", theme)
     _label(distance, "face distance to held-out images", theme)
@@ -318,6 +330,7 @@ def distances(
                 against.annotate(
                     name, (M_global[i], values[i]), xytext=shift, textcoords="offset points",
                     color=theme.ink, fontsize=8, ha=side,
+                    path_effects=[withStroke(linewidth=2, foreground=theme.paper)],
                 )  # fmt: skip
     else:
         for axes in (distance, against):
@@ -412,9 +425,9 @@ def _lightness(value: str) -> tuple[float, ...] | tuple[bool, str]:
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
-    """Of the axis of distances: from 0, but where they differ by less than half of the largest."""
+    """Of the axis of distances: from 0, but where they differ by less than a fifth of the largest."""
     least, most = float(values.min()), float(values.max())
-    if least < most / 2 or most == 0:
+    if least < 0.8 * most or most == 0:
         return 0.0, max(most * 1.1, 1e-3)
     pad = max(0.25 * (most - least), 0.01 * most)
     return least - pad, most + pad

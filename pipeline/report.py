@@ -125,7 +125,8 @@ _RUN = [
     _Meaning(
         "rank_correlation",
         "Rank correlation of M_global with the face distance",
-        "Spearman’s, over the run: 1 when M_global always tells which of two moments was better.",
+        "Spearman’s, over the run: 1 when M_global, as a mean since the distance before, always tells which of two "
+        "moments was better.",
         "",
         has_baseline=False,
     ),

@@ -212,10 +212,20 @@ def test_M_global_between_distances_that_share_a_record_is_that_record() -> None
     assert plots.mean_M_global(history, np.array([10.0, 12])) == pytest.approx([1.3, 1])  # beyond the end: its last
 
 
+@pytest.mark.parametrize("num", [1, 2, 10, 39, 400])
+def test_the_line_of_means_goes_forward_in_runs_of_any_length(num: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(plots.Axes, "plot", lambda self, x, *_, **__: drawn.append(np.asarray(x, float)))
+    history: History = {"step": np.arange(1.0, num + 1), "M_global": np.linspace(1, 0.1, num)}
+    plots.convergence(history, {}, LIGHT)
+    faint, line = drawn
+    assert len(faint) == num and (np.diff(line) > 0).all() and line[0] == 0 and line[-1] == num
+
+
 def test_distances_that_hardly_differ_are_not_drawn_as_a_line_far_above_zero() -> None:
     low, high = plots._limits(np.array([95.1, 93.4]))
     assert 90 < low < 93.4 and 95.1 < high < 98
-    assert plots._limits(np.array([300.0, 100.0])) == pytest.approx((0, 330))
+    assert plots._limits(np.array([300.0, 160.0])) == pytest.approx((0, 330))
     assert plots._limits(np.array([0.0])) == (0, 1e-3)
     low, high = plots._limits(np.array([7.0, 7.0]))
     assert low < 7 < high
