@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from began.pretrained import BEST, folder_of, names
+
 TRAINED = Path("data/model")
 MOST = 1_000_000  # 3 GB as an array at 32×32, 12 at 64×64; another seed gives the next million
 
@@ -21,7 +23,7 @@ def sample(
         str | None,
         typer.Option(
             help="Model folder, a generator.safetensors in one, or the name of weights that ship.",
-            show_default="data/model where it is, else avatars64, which ships",
+            show_default=f"data/model where it is, else {BEST}, which ships",
         ),
     ] = None,
     device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -71,8 +73,6 @@ def sample(
 
 def _find(model: str | None) -> Path:
     """The folder or file that `--model` means; ValueError where there is none."""
-    from began.pretrained import BEST, folder_of, names
-
     if model is not None:
         shipped = folder_of(model)
         found = shipped if shipped is not None and not Path(model).exists() else Path(model)

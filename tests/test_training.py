@@ -381,7 +381,8 @@ def test_a_warm_up_that_loses_D_stops_the_run(cut):
     with torch.no_grad():
         training.players.D.decoder.last.bias.fill_(40)
     expected = (
-        r"L\(x\) rose from 0\.\d+ to \d\d(\.\d)? after step 192: .*train\.warm_up_learning_rate: 0.0004, expected"
+        r"L\(x\) rose from 0\.\d+ to \d\d(\.\d)? after step 192: .*"
+        r"train\.warm_up_learning_rate: 0.0004, expected a lower one"
     )
     with pytest.raises(DivergedError, match=expected) as raised:
         list(steps)
