@@ -16,7 +16,7 @@ class Card:
     """What an archive of images is, and whom to thank for it.
 
     `digest` is the archive's SHA-256. `attributes` maps a member's name to what is known of the image, e.g.
-    {"hairColor": "#a55728", …}; None where nothing is.
+    {"background_hue": 212.4, "hairVariant": "bun", …}; None where nothing is.
     """
 
     source: str
@@ -24,7 +24,7 @@ class Card:
     licence: str
     credit: str
     digest: str
-    attributes: dict[str, dict[str, str]] | None = None
+    attributes: dict[str, dict[str, float | str]] | None = None
 
 
 def write_card(card: Card, path: Path) -> None:

@@ -21,8 +21,9 @@ class _Settings(BaseModel):
 class DownloadParams(_Settings):
     """Where the images come from. Only the keys of the chosen source matter."""
 
-    source: Literal["avatars", "orl", "folder", "url", "celeba"]
+    source: Literal["portraits", "orl", "folder", "url", "celeba"]
     num_images: int = Field(ge=1, le=1_000_000)
+    clutter: float = Field(ge=0, le=1)
     folder: str
     url: str | None
     sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")

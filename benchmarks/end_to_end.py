@@ -69,7 +69,7 @@ def cut(params: Params, divisor: int) -> Params:
     """The same settings with fewer images, steps and samples."""
     train_params = params.train
     sections = {
-        "download": {"source": "avatars", "num_images": params.download.num_images // divisor},
+        "download": {"source": "portraits", "num_images": params.download.num_images // divisor},
         "train": {
             "num_steps": train_params.num_steps // divisor,
             "warm_up_steps": train_params.warm_up_steps // divisor,

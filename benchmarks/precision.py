@@ -5,7 +5,7 @@
 Both start from one seed: the same weights, the same rows in the same order, the same z. float32 is trained from two
 further seeds as well, to show how far M_global differs between runs anyway. Settings are those of params.yaml, its
 learning rate falling over --steps. M_global and the losses are means over the last tenth of the steps, k_t is the last
-one. Without --images avatars are drawn. A processor without bfloat16 emulates it slowly: --n-filters 8 --batch-size 4
+one. Without --images portraits are drawn. A processor without bfloat16 emulates it slowly: --n-filters 8 --batch-size 4
 keeps that short, and the rows say so.
 """
 
@@ -23,7 +23,7 @@ from began.hdf5 import ImageFile, open_images
 from began.parallel import num_cores
 from began.params import Params, load_params
 from began.training import Training, train
-from benchmarks.preprocess import avatars, preprocess_all
+from benchmarks.preprocess import portraits, preprocess_all
 from benchmarks.report import FOLDER, Row, print_table, write
 
 NUM_AVATARS = 2000
@@ -31,8 +31,8 @@ RUNS = (("float32", 0), ("bfloat16", 0), ("float32", 1), ("float32", 2))  # prec
 
 
 def draw_images(folder: Path, num_images: int, image_size: int) -> Path:
-    """A data file of avatars in `folder`."""
-    avatars(num_images, folder)
+    """A data file of portraits in `folder`."""
+    portraits(num_images, folder)
     preprocess_all(folder / "drawn.zip", folder / "images.h5", image_size, "centre", num_cores())
     return folder / "images.h5"
 
@@ -60,7 +60,7 @@ def measure(params: Params, file: ImageFile, device: torch.device, precision: st
 def main() -> None:
     params = load_params(FOLDER.parent / "params.yaml")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="HDF5 file made by preprocess; avatars where it is left out")
+    parser.add_argument("--images", type=Path, help="HDF5 file made by preprocess; portraits where it is left out")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--steps", type=int, default=2000, help="a multiple of 10")
     parser.add_argument("--n-filters", type=int, default=params.train.n_filters)
@@ -95,7 +95,7 @@ def main() -> None:
     if arguments.quick:
         print_table(rows)
     else:
-        source = file.source if arguments.images else "avatars"
+        source = file.source if arguments.images else "portraits"
         data = {"source": source, "num_train": len(file.train), "image_size": file.image_size}
         device_settings = {"device": device.type, "num_threads": torch.get_num_threads()}
         write("precision", {**data, **device_settings, **params.train.model_dump(exclude={"precision"})}, rows)

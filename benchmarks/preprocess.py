@@ -61,12 +61,19 @@ def jpegs(num: int, width: int, height: int) -> list[bytes]:
     return encoded
 
 
-def avatars(num: int, folder: Path) -> list[bytes]:
+def portraits(num: int, folder: Path) -> list[bytes]:
     from began.sources import fetch
 
     archive = folder / "drawn.zip"
     source = DownloadParams(
-        source="avatars", num_images=num, folder="", url=None, sha256=None, accept_celeba_licence=False, celeba_zip=None
+        source="portraits",
+        num_images=num,
+        clutter=1,
+        folder="",
+        url=None,
+        sha256=None,
+        accept_celeba_licence=False,
+        celeba_zip=None,
     )
     for _ in fetch(source, archive, folder, num_cores()):
         pass
@@ -117,7 +124,7 @@ def main() -> None:
         folder = Path(temporary)
         aligned = jpegs(NUM_PICTURES, 178, 218)
         kinds = [
-            ("avatars, PNG 128×128", avatars(NUM_PICTURES, folder), "png", NUM_IMAGES, [(32, "centre")]),
+            ("drawn portraits, JPEG 128×128", portraits(NUM_PICTURES, folder), "jpg", NUM_IMAGES, [(32, "centre")]),
             ("like CelebA, JPEG 178×218", aligned, "jpg", NUM_IMAGES, [(32, "face"), (64, "face"), (128, "face")]),
             ("photographs, JPEG 1024×768", jpegs(20, 1024, 768), "jpg", NUM_PHOTOGRAPHS, [(64, "centre")]),
         ]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.soak [--minutes 30] [--quick]
 
-A real run of the train stage, in a process of its own: a small network on avatars, a state saved every few seconds, a
+A real run of the train stage, in a process of its own: a small network on portraits, a state saved every few seconds, a
 curve and pictures to a store of MLflow. A minute of it sets how many steps there are, so that the pictures come spread
 over the run; it then goes on from its state, and ends by SIGTERM when the time is over. RssAnon, file handles and
 threads are those of the process and all that it starts. The first third is left out: allocators fill, MLflow loads. Of
@@ -31,7 +31,7 @@ from benchmarks.end_to_end import write_params
 from benchmarks.memory import num_open_files, num_threads, process_tree, rss_anon
 from benchmarks.report import FOLDER, Row, print_table, write
 
-NUM_AVATARS = 400
+NUM_PORTRAITS = 400
 NETWORK = {"n_filters": 8, "N_h": 16, "batch_size": 4}
 CHECKPOINT_SECONDS = 5.0
 SECONDS_BETWEEN_SAMPLES = 2.0
@@ -43,7 +43,7 @@ ENDED = 128 + signal.SIGTERM
 def small(params: Params, num_steps: int) -> Params:
     """Settings of a short download and a small network that trains for `num_steps`, without a warm-up."""
     train = params.train.model_copy(update={**NETWORK, "num_steps": num_steps, "warm_up_steps": 0, "flow_steps": 0})
-    download = params.download.model_copy(update={"source": "avatars", "num_images": NUM_AVATARS})
+    download = params.download.model_copy(update={"source": "portraits", "num_images": NUM_PORTRAITS})
     return params.model_copy(update={"gamma": 0.9, "train": train, "download": download})
 
 

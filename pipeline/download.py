@@ -17,7 +17,7 @@ def download(
         int, typer.Option(min=0, envvar="BEGAN_WORKERS", help="Processes; 0: one per core. Changes no byte.")
     ] = 0,
 ) -> None:
-    """Get the images of download.source: avatars, orl, folder, url or celeba.
+    """Get the images of download.source: portraits, orl, folder, url or celeba.
 
     Example: began download data/raw/images.zip --workers 2
     """

@@ -22,7 +22,7 @@ from began.files import sha256
 from began.networks import Discriminator, Generator
 from began.params import load_params
 
-DATA = {"digest": "0" * 64, "source": "avatars", "num_train": 8, "image_size": 32}
+DATA = {"digest": "0" * 64, "source": "portraits", "num_train": 8, "image_size": 32}
 
 
 def make_model(folder: Path, has_flow: bool = False):
@@ -208,7 +208,7 @@ def replace_with_others(folder: Path) -> None:
         (lambda folder: change_architecture(folder, n_filters=10**9), r"architecture\.n_filters: "),
         (lambda folder: change_architecture(folder, image_size=33), r"architecture\.image_size: .*32·2\^m"),
         (lambda folder: change_architecture(folder, depth=3), r"architecture\.depth: "),
-        (lambda folder: edit(folder, "avatars", "avatarz"), r"model\.json: .*damaged or edited"),
+        (lambda folder: edit(folder, "portraits", "portraitz"), r"model\.json: .*damaged or edited"),
         (lambda folder: (folder / "model.json").write_bytes(b"\xff\xfe"), r"model\.json: is not the description"),
     ],
 )

@@ -56,7 +56,7 @@ def run_of(
         "origin": "DVC experiment",
         "model_digest": "0123456789abcdef",
         "parameters": {"gamma": str(gamma), "lambda_k": "0.01", "train.N_h": str(N_h), "train.num_steps": "2400"},
-        "data": {"source": "avatars", "digest": "feedbeef" * 8},
+        "data": {"source": "portraits", "digest": "feedbeef" * 8},
         "image_size": image_size,
         "G": Generator(image_size, 2, N_h, True).requires_grad_(False).eval(),
         "step": 2400,

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def params(tmp_path: Path, repository: Path) -> Path:
-    """The repository's own settings with 4 avatars."""
+    """The repository's own settings with 4 portraits."""
     text = (repository / "params.yaml").read_text(encoding="utf-8")
     path = tmp_path / "params.yaml"
     path.write_text(re.sub(r"num_images: \d+", "num_images: 4", text), encoding="utf-8")
@@ -56,10 +56,10 @@ def test_download_writes_the_archive_and_its_card(tmp_path: Path, params: Path) 
     assert done.returncode == 0, done.stderr
     raw = tmp_path / "data" / "raw"
     card = read_card(raw / "card.json")
-    assert (card.source, card.count, card.digest) == ("avatars", 4, sha256(raw / "images.zip"))
+    assert (card.source, card.count, card.digest) == ("portraits", 4, sha256(raw / "images.zip"))
     assert len(zipfile.ZipFile(raw / "images.zip").namelist()) == 4
     assert sorted(path.name for path in raw.iterdir()) == ["card.json", "images.zip"]
-    assert "download avatars: 4 of 4 images" in done.stderr
+    assert "download portraits: 4 of 4 images" in done.stderr
     assert "Johan Melin" in done.stdout
 
 

@@ -85,7 +85,7 @@ def test_the_run_is_in_mlflow_with_parameters_curve_pictures_and_report(clone: C
     assert run.info.status == "FINISHED"
     assert run.data.params["gamma"] == "0.9"
     assert run.data.params["train.num_steps"] == "24"
-    assert run.data.tags["source"] == "avatars"
+    assert run.data.tags["source"] == "portraits"
     assert run.data.tags["git.commit"] == clone.git("rev-parse", "HEAD").strip()
     curve = clone.curve(run)
     assert len(curve) >= 20

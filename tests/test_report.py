@@ -51,7 +51,7 @@ NUMBERS: dict[str, float | None] = {
 DESCRIPTION: dict[str, Any] = {
     "architecture": {"image_size": 32, "n_filters": 32, "N_h": 64, "skip_connections": True},
     "parameters": {"gamma": 0.7, "lambda_k": 0.01, "seed": 0, "profile": "quick", "train.batch_size": 16, "a.b": None},
-    "data": {"digest": "ab", "source": "avatars", "num_train": 8000, "image_size": 32},
+    "data": {"digest": "ab", "source": "portraits", "num_train": 8000, "image_size": 32},
     "weights": {"generator.safetensors": "0123abcd", "discriminator.safetensors": "ef"},
     "versions": {"torch": "2.13.0"},
     "device": "cpu",
@@ -152,7 +152,7 @@ def test_settings_credit_and_licence_stand_in_the_page() -> None:
         "2,400 steps",
         "8,000",
         "quick",
-        "avatars",
+        "portraits",
         "32 × 32",
         "bfloat16",
         "0123abcd",
@@ -160,7 +160,7 @@ def test_settings_credit_and_licence_stand_in_the_page() -> None:
     ):
         assert shown in text, shown
     assert "Images: A painter. Licence: CC0." in text
-    assert "Images: source avatars." in " ".join(Page(page_of(credit="", licence="")).text.split())
+    assert "Images: source portraits." in " ".join(Page(page_of(credit="", licence="")).text.split())
 
 
 def test_what_strangers_wrote_stays_text() -> None:

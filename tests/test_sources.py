@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import zipfile
-from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from began import sources
 from began.archives import ImageArchive
@@ -18,7 +20,7 @@ from began.card import Card, read_card, write_card
 from began.files import sha256
 from began.params import DownloadParams
 from began.progress import Progress
-from began.sources import avatars
+from began.sources import portraits
 
 T = TypeVar("T")
 
@@ -34,8 +36,9 @@ def finish(work: Generator[Progress, None, T]) -> T:
 
 def settings(**changes: Any) -> DownloadParams:
     base: dict[str, Any] = {
-        "source": "avatars",
+        "source": "portraits",
         "num_images": 4,
+        "clutter": 1.0,
         "folder": "images",
         "url": None,
         "sha256": None,
@@ -55,39 +58,55 @@ def image_members(path: Path) -> list[str]:
         return [images.name(entry) for entry in images.entries()]
 
 
-def png_size(data: bytes) -> tuple[int, int]:
-    assert data.startswith(b"\x89PNG\r\n\x1a\n")
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+# Portraits
 
 
-# Avatars
-
-
-def test_avatars_are_the_same_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
-    one, card_of_one = fetch(tmp_path, workers=1, num_images=avatars.CHUNK * 2 + 3)
+def test_portraits_are_the_same_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    one, card_of_one = fetch(tmp_path, workers=1, num_images=portraits.CHUNK * 2 + 3)
     bytes_of_one = one.read_bytes()
-    two, card_of_two = fetch(tmp_path, workers=2, num_images=avatars.CHUNK * 2 + 3)
+    two, card_of_two = fetch(tmp_path, workers=2, num_images=portraits.CHUNK * 2 + 3)
     assert bytes_of_one == two.read_bytes()
     assert card_of_one == card_of_two
     assert card_of_one.digest == sha256(two)
 
 
-def test_avatars_differ_and_their_attributes_are_in_the_card(tmp_path: Path) -> None:
+def test_portraits_differ_and_what_was_drawn_is_on_the_card(tmp_path: Path) -> None:
     archive, card = fetch(tmp_path, num_images=60)
     with ImageArchive(archive) as images:
         pictures = {images.name(entry): images.read(entry) for entry in images.entries()}
     assert card.count == len(pictures) == len(set(pictures.values())) == 60
-    assert {png_size(picture) for picture in pictures.values()} == {(128, 128)}
+    assert {Image.open(io.BytesIO(picture)).size for picture in pictures.values()} == {(128, 128)}
     assert card.attributes is not None
-    assert list(card.attributes) == list(pictures) == [f"{i:06}.png" for i in range(60)]
-    assert {tuple(drawn) for drawn in card.attributes.values()} == {avatars.ATTRIBUTES}
-    for name in avatars.ATTRIBUTES:
-        assert len(Counter(drawn[name] for drawn in card.attributes.values())) > 1, f"{name} does not vary"
-    backgrounds = {drawn["backgroundColor"] for drawn in card.attributes.values()}
-    assert backgrounds == {f"#{color}" for color in avatars.BACKGROUND_COLORS}
+    assert list(card.attributes) == list(pictures) == [f"{i:06}.jpg" for i in range(60)]
+    assert {tuple(drawn) for drawn in card.attributes.values()} == {portraits.ATTRIBUTES}
+    for name in portraits.ATTRIBUTES:
+        values = {drawn[name] for drawn in card.attributes.values()}
+        num_values = len(values) if name in portraits.VARIANTS else len(set(map(float, values)))
+        assert num_values > (1 if name in portraits.VARIANTS else 30), f"{name} does not vary"
 
 
-def test_an_avatar_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
+def test_the_card_names_the_hue_behind_a_head(tmp_path: Path) -> None:
+    archive, card = fetch(tmp_path, num_images=20, clutter=0.0)
+    assert card.attributes is not None
+    with ImageArchive(archive) as images:
+        for entry in images.entries():
+            pixels = Image.open(io.BytesIO(images.read(entry))).convert("HSV")
+            hue = pixels.getpixel((2, 2))[0] * 360 / 256
+            told = float(card.attributes[images.name(entry)]["background_hue"])
+            assert abs((hue - told + 180) % 360 - 180) < 8, (hue, told)  # JPEG keeps colours to a few levels
+
+
+def test_without_clutter_a_background_is_one_colour(tmp_path: Path) -> None:
+    deviations = {}
+    for clutter in (0.0, 0.5, 1.0):
+        archive, _ = fetch(tmp_path, num_images=20, clutter=clutter)
+        with ImageArchive(archive) as images:
+            pictures = [np.asarray(Image.open(io.BytesIO(images.read(entry)))) for entry in images.entries()]
+        deviations[clutter] = np.mean([picture[:24, :16].std(axis=(0, 1)).mean() for picture in pictures])
+    assert deviations[0.0] < 1 < 3 * deviations[0.0] < deviations[0.5] < deviations[1.0]
+
+
+def test_a_portrait_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
     few = finish(sources.fetch(settings(num_images=2), tmp_path / "few.zip", tmp_path, 1))
     more = finish(sources.fetch(settings(num_images=3), tmp_path / "more.zip", tmp_path, 1))
     assert few.attributes is not None and more.attributes is not None
@@ -96,16 +115,16 @@ def test_an_avatar_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None
         assert all(a.read(name) == b.read(name) for name in a.namelist())
 
 
-def test_avatars_credit_their_designer(tmp_path: Path) -> None:
+def test_portraits_credit_the_designer_of_the_heads(tmp_path: Path) -> None:
     _, card = fetch(tmp_path)
     assert "Johan Melin" in card.credit
     assert "CC BY 4.0" in card.licence
 
 
-def test_the_card_of_ten_thousand_avatars_is_small(tmp_path: Path) -> None:
+def test_the_card_of_ten_thousand_portraits_is_a_few_megabytes(tmp_path: Path) -> None:
     _, card = fetch(tmp_path, num_images=20)
     write_card(card, tmp_path / "card.json")
-    assert (tmp_path / "card.json").stat().st_size / 20 < 350
+    assert (tmp_path / "card.json").stat().st_size / 20 < 450
 
 
 # ORL

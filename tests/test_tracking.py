@@ -23,7 +23,7 @@ from pipeline import tracking
 from pipeline.tracking import is_server, log_report, start_run, store_uri
 
 PARAMS = {"gamma": 0.7, "profile": "quick", "train.learning_rate": 1e-4, "download.url": None}
-DATA = {"source": "avatars", "digest": "abc", "num_train": 8, "image_size": 32}
+DATA = {"source": "portraits", "digest": "abc", "num_train": 8, "image_size": 32}
 SIGNATURE = "51b5"
 
 
@@ -107,7 +107,7 @@ def test_a_run_holds_parameters_tags_curve_pictures_and_files(root: Path, capfd:
         "train.learning_rate": "0.0001",
         "download.url": "None",
     }
-    assert stored.data.tags["source"] == "avatars"
+    assert stored.data.tags["source"] == "portraits"
     assert stored.data.tags["data.digest"] == "abc"
     assert stored.data.tags["signature"] == SIGNATURE
     assert stored.data.tags["model_digest"] == "d1"

@@ -46,7 +46,7 @@ def workspace(tmp_path_factory):
         patch.delenv("DVC_ROOT", raising=False)
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         params["gamma"] = 0.9
-        params["download"] |= {"source": "avatars", "num_images": 40}
+        params["download"] |= {"source": "portraits", "num_images": 40}
         params["profiles"]["quick"]["train"] |= {
             "n_filters": 4,
             "N_h": 8,
@@ -100,7 +100,7 @@ def test_the_model_says_what_made_it(workspace):
     description = json.loads(Path("data/model/model.json").read_text())
     assert description["step"] == 50
     assert description["parameters"]["gamma"] == 0.9
-    assert description["data"]["source"] == "avatars"
+    assert description["data"]["source"] == "portraits"
     assert description["data"]["num_train"] == 32
     read_model(Path("data/model"))
 
@@ -172,7 +172,7 @@ def test_an_exported_model_is_sampled_like_any_other(workspace, capsys):
         (("sample", "--out", "data"), "expected a new or an empty folder"),
         (
             ("sample", "--model", "nowhere"),
-            "nowhere: no trained model there; `make repro` trains one, ready is avatars32, avatars64",
+            "nowhere: no trained model there; `make repro` trains one, ready is portraits32, portraits64",
         ),
         (("sample", "--model", "data"), "data/model.json: no such file"),
         (("train", "params.yaml"), "params.yaml"),

@@ -61,7 +61,7 @@ def started(root: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 def test_the_pages_show_the_runs_until_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    with start_run({"gamma": 0.7}, {"source": "avatars"}, signature="") as run:
+    with start_run({"gamma": 0.7}, {"source": "portraits"}, signature="") as run:
         run.log(1, {"M_global": 0.1})
     port = free_port()
     with started(tmp_path, port) as process:

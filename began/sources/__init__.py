@@ -16,8 +16,8 @@ def fetch(download: DownloadParams, archive: Path, downloads: Path, workers: int
     `downloads` is a folder that outlives the run, for partial and verified files; `workers` is a number of processes
     and does not change a byte. Raises ValueError naming the key of params.yaml, the file or the address, and OSError.
     """
-    from began.sources import avatars, celeba, folder, orl, url
+    from began.sources import celeba, folder, orl, portraits, url
 
-    sources = {"avatars": avatars, "orl": orl, "folder": folder, "url": url, "celeba": celeba}
+    sources = {"portraits": portraits, "orl": orl, "folder": folder, "url": url, "celeba": celeba}
     card: Card = yield from sources[download.source].fetch(download, archive, downloads, workers)
     return card

@@ -42,7 +42,7 @@ def settings(num_images: int = NUM_IMAGES, gamma: float = 0.9, **train: Any) -> 
     """params.yaml of a small run."""
     params = yaml.safe_load((CODE / "params.yaml").read_text(encoding="utf-8"))
     params["gamma"] = gamma
-    params["download"] |= {"source": "avatars", "num_images": num_images}
+    params["download"] |= {"source": "portraits", "num_images": num_images}
     params["profiles"]["quick"]["train"] |= TINY | train
     return yaml.safe_dump(params)
 

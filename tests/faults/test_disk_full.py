@@ -71,7 +71,7 @@ def run(
 def settings(**train: object) -> str:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     params["gamma"] = 0.9
-    params["download"] |= {"source": "avatars", "num_images": train.pop("num_images", 20)}
+    params["download"] |= {"source": "portraits", "num_images": train.pop("num_images", 20)}
     quick = params["profiles"]["quick"]
     quick["train"] |= {"n_filters": 4, "N_h": 8, "batch_size": 4, "warm_up_steps": 0, "flow_steps": 0, "num_steps": 12}
     quick["train"] |= train

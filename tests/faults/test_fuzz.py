@@ -95,7 +95,7 @@ def damages(draw: st.DrawFn, num_bytes: int) -> Damage:
 
 def make_card(folder: Path) -> None:
     attributes = {name: {"hairColor": "#a55728", "mouthVariant": "smile"} for name in PICTURES}
-    write_card(Card("avatars", len(PICTURES), "CC BY 4.0", "Ä & B", "0" * 64, attributes), folder / "card.json")
+    write_card(Card("portraits", len(PICTURES), "CC BY 4.0", "Ä & B", "0" * 64, attributes), folder / "card.json")
 
 
 def make_zip(folder: Path) -> None:
