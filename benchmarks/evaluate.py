@@ -1,6 +1,6 @@
 """How long evaluate takes, the first time on some images and after that.
 
-    python -m benchmarks.evaluate [--images data/images.h5] [--model data/model] [--card data/raw/card.json]
+    python -m benchmarks.evaluate [--images data/images.h5] [--model data/model]
 
 Both are whole processes, one after the other, with a folder of their own for kept features and MLflow's store, which is
 there already, as after training: the first computes the features of the real images, the second finds them. Without
@@ -25,16 +25,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=Path("data/images.h5"))
     parser.add_argument("--model", type=Path, default=Path("data/model"))
-    parser.add_argument("--card", type=Path, default=Path("data/raw/card.json"))
     arguments = parser.parse_args()
-    for path in (arguments.images, arguments.model, arguments.card):
+    for path in (arguments.images, arguments.model):
         if not path.exists():
             parser.error(f"{path}: no such file; `make repro` makes it")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         command = [sys.executable, "-m", "pipeline.evaluate", str(arguments.images), str(arguments.model), str(report)]
-        command += ["--card", str(arguments.card)]
         environment = os.environ | {"DVC_ROOT": folder}
         make_store = "from pipeline.tracking import create_store; create_store()"
         subprocess.run([sys.executable, "-c", make_store], env=environment, check=True)

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from began.attributes import ATTRIBUTES
 from began.images import grid, png_bytes, webp_bytes
 from began.sampling import draw_z, generate
 from pipeline import plots
 from pipeline.page import Picture, format_number, render_page
-from pipeline.report import ATTRIBUTES
 from pipeline.runs import Run
 
 NUM_TILES = 12  # of a run's row; half of them in each of two rows on a phone
@@ -67,9 +67,11 @@ GROUPS = {
         _Number("diversity", "Diversity", aim="1 is that of real images"),
         _Number("spread", "Spread of pixels", aim="1 is that of real images"),
     ],
-    "Attributes that samples cover": [
-        _Number(f"attributes_seen_{name}", words[0].upper() + words[1:], aim="share of values")
-        for name, words in ATTRIBUTES.items()
+    "Colours at known places": [
+        _Number(
+            f"attributes_overlap_{name}", attribute.label.capitalize(), "higher", "overlap with the data’s histogram"
+        )
+        for name, attribute in ATTRIBUTES.items()
     ],
     "Memorising": [
         _Number("nearest_training_face", "Nearest training image", aim="much nearer than real images: copies"),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from began.card import Card
     from began.checkpoint import Model
     from began.hdf5 import ImageFile
     from pipeline.measurements import Measured, Numbers
@@ -26,9 +25,6 @@ def evaluate(
     report: Annotated[Path, typer.Argument(help="Folder for the report; replaced.")] = Path("data/report"),
     params: Annotated[Path, typer.Option(help="Settings.")] = Path("params.yaml"),
     device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    card: Annotated[Path, typer.Option(help="What is known of the images; made by download.")] = Path(
-        "data/raw/card.json"
-    ),
     inception_weights: Annotated[
         Path | None,
         typer.Option(envvar="BEGAN_INCEPTION_WEIGHTS", help="File of the standard FID's network; fetched otherwise."),
@@ -60,7 +56,6 @@ def evaluate(
     trained = read_model(model)
     file = open_images(images)
     _check_match(trained, file)
-    known = _read_card(card, file)
     history = read_history(model / "history.csv")
     distances = _read_distances(model / "distances.csv")
     thumbnails = read_thumbnails(model, file.image_size)
@@ -73,7 +68,7 @@ def evaluate(
         work = folder / "work"  # samples and features may be larger than memory
         work.mkdir()
         follow(verify_digest(file), "check rows", brief=True)
-        measured = measure(trained, file, known, settings, work, places)
+        measured = measure(trained, file, settings, work, places)
         shutil.rmtree(work)
         _add_curve(measured, history, distances)
         warnings = [f"Warning of the training: {text}" for text in trained.description.get("warnings", [])]
@@ -126,17 +121,6 @@ def _check_match(trained: Model, file: ImageFile) -> None:
             f"{file.path}: digest {file.digest[:12] or 'none'}…, expected {digest[:12] or 'none'}…, "
             f"which {trained.folder} was trained on; train again or name the other file"
         )
-
-
-def _read_card(path: Path, file: ImageFile) -> Card | None:
-    """The card of these very images; None where there is none, or it is that of others."""
-    from began.card import read_card
-
-    if not path.is_file():
-        return None
-    card = read_card(path)
-    known = card.attributes or {}
-    return card if card.source == file.source and all(name in known for name in file.names) else None
 
 
 def _read_distances(path: Path) -> History | None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 
 from began import attributes, feature_cache, features, inception, metrics, neighbours, sampling
-from began.attributes import Shares
-from began.card import Card
+from began.attributes import Colours
 from began.checkpoint import Model
 from began.features import Network
 from began.files import DiskFullError
 from began.hdf5 import ImageFile
 from began.networks import Discriminator
-from began.parallel import thread_pool
 from began.params import Params
 from began.progress import Progress
 from pipeline.progress import follow
@@ -27,7 +25,6 @@ T = TypeVar("T")
 
 BATCH_SIZE = 50
 MOST_NEIGHBOURS = 20_000  # training rows among which the nearest is sought
-MOST_LEARNED = 8_000  # training rows from which attributes are learned
 NUM_SHOWN = 8  # pairs of nearest neighbours
 IMAGENET_LIKE = ("folder", "url")  # sources whose images may be of several classes; faces are none of ImageNet's
 
@@ -51,11 +48,10 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Attributes:
-    """Shares of their values among samples and among training images; how often the classifier is right, 0 to 1."""
+    """The colours that samples and training images have at known places."""
 
-    samples: Shares
-    data: Shares
-    accuracy: dict[str, float]
+    samples: Colours
+    data: Colours
 
 
 @dataclass
@@ -68,13 +64,12 @@ class Measured:
     attributes: Attributes | None = None
 
 
-def measure(trained: Model, file: ImageFile, card: Card | None, params: Params, work: Path, places: Places) -> Measured:
+def measure(trained: Model, file: ImageFile, params: Params, work: Path, places: Places) -> Measured:
     """All numbers of the report that come from images.
 
     Samples, held-out rows and the training rows of the baseline are as many as `evaluate.num_samples` says, or as there
     are. There are never more samples than training rows, which take their place in the baseline: both then have the
-    same bias. The real rows are the same for every model of the file. card: of the archive, for its attributes. work:
-    a folder for big temporary files.
+    same bias. The real rows are the same for every model of the file. work: a folder for big temporary files.
     """
     measurement = _Measurement(trained, file, params, work, places)
     measurement.note_counts()
@@ -86,8 +81,8 @@ def measure(trained: Model, file: ImageFile, card: Card | None, params: Params, 
     else:
         key = f"profiles.{params.profile}.evaluate.inception"
         measurement.measured.notes.append(f"The standard FID is not measured; {key}: true asks for it.")
-    if card is not None and card.attributes is not None:
-        measurement.measure_attributes(card.attributes)
+    if file.source == "portraits":
+        measurement.measure_attributes()
     measurement.note_dashes()
     return measurement.measured
 
@@ -200,32 +195,16 @@ class _Measurement:
             self._dashes.add("training images are reconstructed without a loss")
         self.measured.numbers["reconstruction_gap"] = losses["held_out"] / losses["train"] if losses["train"] else None
 
-    def measure_attributes(self, known: Mapping[str, Mapping[str, str]]) -> None:
-        """Which values of the attributes on the card the samples cover."""
-        cards = [known[name] for name in self._file.names]
-        if not any(all(name in card for card in cards) for name in attributes.ATTRIBUTES):
-            self.measured.notes.append("Attributes are not measured: the images’ card has none that all images have.")
-            return
-        train, held_out = cards[: self._file.num_train], cards[self._file.num_train :]
-        num_checked = len(self._held_out)
-        learning = attributes.learn(
-            self._file.train[:MOST_LEARNED],
-            train[:MOST_LEARNED],
-            self._file.held_out[:num_checked],
-            held_out[:num_checked],
-            seed=0,  # one judge for all models
-        )
-        classifier = follow(on_one_core(learning), "attributes", brief=True)
-        data = attributes.shares(attributes.labels_of(train, classifier.values), classifier.values)
-        found = {}
-        for suffix, images, chosen in (
-            ("", self._samples, np.arange(self._num_samples)),
-            ("_baseline", self._file.held_out, self._held_out),
-        ):
-            found[suffix] = attributes.shares(classifier.classify(_batches(images, chosen)), classifier.values)
-            seen = attributes.attributes_seen(found[suffix], data)
-            self.measured.numbers |= {f"{name}{suffix}": share for name, share in seen.items()}
-        self.measured.attributes = Attributes(found[""], data, classifier.accuracy)
+    def measure_attributes(self) -> None:
+        """How much the histograms of colours at known places share with those of the training images."""
+        data = attributes.read(_batches(self._file.train, self._train))
+        samples = attributes.read(_batches(self._samples, np.arange(self._num_samples)))
+        held_out = attributes.read(_batches(self._file.held_out, self._held_out))
+        for name in attributes.ATTRIBUTES:
+            for suffix, found in (("", samples), ("_baseline", held_out)):
+                shared = attributes.overlap(name, found[name], data[name])
+                self.measured.numbers[f"attributes_overlap_{name}{suffix}"] = shared
+        self.measured.attributes = Attributes(samples, data)
 
     def note_dashes(self) -> None:
         """Why numbers are missing."""
@@ -308,23 +287,6 @@ class _Measurement:
         except ValueError as error:
             self._dashes.add(str(error))
             return None
-
-
-def on_one_core(work: Generator[Progress, None, T]) -> Generator[Progress, None, T]:
-    """`work` in a thread whose torch uses one core: operations as small as these cost more to share out than to do."""
-    with thread_pool(1) as thread:
-
-        def advance() -> tuple[Progress, None] | tuple[None, T]:
-            try:
-                return next(work), None
-            except StopIteration as stop:
-                return None, stop.value
-
-        while True:
-            progress, result = thread.submit(advance).result()
-            if progress is None:
-                return cast(T, result)
-            yield progress
 
 
 def _choose(num_rows: int, wanted: int) -> np.ndarray:

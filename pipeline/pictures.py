@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from began.checkpoint import Model
 from began.embedding import embed
 from began.hdf5 import ImageFile
 from began.images import grid, png_bytes, read_png, tiles, webp_bytes, write_png
+from began.parallel import thread_pool
+from began.progress import Progress
 from began.sampling import draw_z, generate, interpolate, reconstruct
 from pipeline import plots
-from pipeline.measurements import Measured, on_one_core
+from pipeline.measurements import Measured
 from pipeline.page import Picture
 from pipeline.plots import History
 from pipeline.progress import follow
@@ -95,16 +99,15 @@ def draw(
     if len(thumbnails) > 1:
         pictures.append(_over_time(folder, thumbnails))
     if (found := measured.attributes) is not None:
-        least = min(found.accuracy.values())
         pictures.append(
             _curve(
                 folder / "attributes.png",
                 partial(plots.attributes, found.samples, found.data),
-                "What the samples cover",
-                "How often samples have each value of the drawn faces’ attributes, beside how often the data have it. "
-                f"A small classifier tells them, which is right for at least {least:.1%} of held-out images in each "
-                "attribute; of a blurred sample it may be less sure.",
-                "Histograms of attributes, samples beside data",
+                "Colours of samples and data",
+                "What colours three places of the picture have: its sides, the nose, and the top of the head. A bar is "
+                "the share of the samples, in their own mean colour. The grey behind it is the share of the training "
+                "images. The numbers say how much of the two histograms is shared; 1 is all.",
+                "Histograms of background hue, skin and hair colour, samples in front of the data",
             )
         )
     pictures += [
@@ -176,7 +179,7 @@ def _real_interpolation(folder: Path, trained: Model, file: ImageFile, seed: int
     pairs = [(rows[i], rows[i + 1]) for i in range(0, len(rows) - 1, 2)]
     pairs += [(row, row[:, ::-1]) for row in rows[: max(NUM_PAIRS // 2, 1)]]
     ends = np.concatenate([np.stack(pair) for pair in pairs])
-    z = follow(on_one_core(embed(trained.G_ema, trained.D, ends, seed)), "embedding of held-out images", brief=True)
+    z = follow(_on_one_core(embed(trained.G_ema, trained.D, ends, seed)), "embedding of held-out images", brief=True)
     paths = torch.cat([interpolate(z[2 * i], z[2 * i + 1], COLUMNS - 2) for i in range(len(pairs))])
     walks = np.concatenate(list(generate(trained.G_ema, paths))).reshape(len(pairs), COLUMNS - 2, *rows.shape[1:])
     strips = [np.stack((a, *walk, b)) for (a, b), walk in zip(pairs, walks, strict=True)]
@@ -187,6 +190,23 @@ def _real_interpolation(folder: Path, trained: Model, file: ImageFile, seed: int
         "At both ends of a row stand images that the model never saw; between them it walks from the z whose sample "
         "comes nearest to the one, to that of the other. In the last rows the other is the mirror image.",
     )
+
+
+def _on_one_core(work: Generator[Progress, None, Tensor]) -> Generator[Progress, None, Tensor]:
+    """`work` in a thread whose torch uses one core: operations as small as these cost more to share out than to do."""
+    with thread_pool(1) as thread:
+
+        def advance() -> tuple[Progress, None] | tuple[None, Tensor]:
+            try:
+                return next(work), None
+            except StopIteration as stop:
+                return None, stop.value
+
+        while True:
+            progress, result = thread.submit(advance).result()
+            if progress is None:
+                return cast(Tensor, result)
+            yield progress
 
 
 def _neighbours(folder: Path, measured: Measured) -> Picture:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -16,12 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import ConnectionPatch, Rectangle
+from matplotlib.patches import ConnectionPatch
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from began.attributes import Shares, is_seen
+from began.attributes import ATTRIBUTES, Colours, bins, histogram, overlap
 
 History = dict[str, np.ndarray]
 """Column of history.csv → its values (float64), one a record."""
@@ -59,6 +58,7 @@ DARK = Theme(
 WIDE_INCHES, NARROW_INCHES = 7.8, 3.9  # the page shows an inch as about 100 pixels
 DPI = 200
 NUM_MEANS = 40  # points at most of the line over M_global's records, each a mean of a 40th of the run
+MARGIN_LEFT = 0.55  # inches, of pictures of three panels
 GAP = 2  # white pixels between thumbnails' tiles
 
 Dashes = tuple[float, tuple[float, ...]]
@@ -69,15 +69,6 @@ DASHES: tuple[Dashes, ...] = (
 )  # of the first four runs, the next four, and so on
 WIDEST_LABEL = 0.3  # of a picture's width: longer ones stand below the curves, not at their ends
 LABEL_INCHES = 0.17  # from one label to the next
-ATTRIBUTE_TITLES = {
-    "skinColor": "skin",
-    "hairColor": "hair colour",
-    "hairVariant": "hair",
-    "rearHairVariant": "hair behind",
-    "beardVariant": "beard",
-    "backgroundColor": "background",
-    "skinColor_hairColor": "skin with hair colour",
-}
 COLUMN_TITLES = {"face_distance": "face distance", "learning_rate": "learning rate"}
 
 
@@ -178,20 +169,8 @@ def _start(history: History) -> float:
 
 def curves(history: History, gamma: float, theme: Theme, narrow: bool = False) -> bytes:
     """PNG: losses, k_t and learning rate over steps, side by side, or one above the other when narrow."""
-    columns, rows = (1, 3) if narrow else (3, 1)
-    width, height = (NARROW_INCHES, 6.3) if narrow else (WIDE_INCHES, 2.6)
-    figure = _figure(width, height, theme)
-    margin_left, margin_bottom, gap_x, gap_y, top = 0.55, 0.42, 0.62, 0.62, 0.3
-    panel_width = (width - margin_left - 0.15 - gap_x * (columns - 1)) / columns
-    panel_height = (height - margin_bottom - top - gap_y * (rows - 1)) / rows
-    panels: list[Axes] = []
-    for i in range(3):
-        x = margin_left + (i % columns) * (panel_width + gap_x)
-        y = margin_bottom + (rows - 1 - i // columns) * (panel_height + gap_y)
-        box = (x / width, y / height, panel_width / width, panel_height / height)
-        panels.append(_axes(figure, box, theme, True))
+    figure, (losses, balance, rate) = _three_panels(6.4 if narrow else 2.6, 0.3, theme, narrow)
     steps = history["step"]
-    losses, balance, rate = panels
     losses.plot(steps, history["L_real"], color=theme.real, linewidth=1.3)
     losses.plot(steps, history["L_fake"], color=theme.fake, linewidth=1.3)
     losses.plot(steps, gamma * history["L_real"], color=theme.real, linewidth=0.9, linestyle=(0, (3, 2)))
@@ -289,19 +268,7 @@ def distances(
     finite = np.isfinite(measured["face_distance"])
     steps, values = measured["step"][finite], measured["face_distance"][finite]
     M_global = mean_M_global(history, measured["step"])[finite]
-    columns, rows = (1, 3) if narrow else (3, 1)
-    width, height = (NARROW_INCHES, 7.3) if narrow else (WIDE_INCHES, 3.15)
-    figure = _figure(width, height, theme)
-    margin_left, margin_bottom, gap_x, gap_y, top = 0.55, 0.45, 0.66, 0.75, 0.82
-    panel_width = (width - margin_left - 0.25 - gap_x * (columns - 1)) / columns
-    panel_height = (height - margin_bottom - top - gap_y * (rows - 1)) / rows
-    panels: list[Axes] = []
-    for i in range(3):
-        x = margin_left + (i % columns) * (panel_width + gap_x)
-        y = margin_bottom + (rows - 1 - i // columns) * (panel_height + gap_y)
-        box = (x / width, y / height, panel_width / width, panel_height / height)
-        panels.append(_axes(figure, box, theme, True))
-    quality, distance, against = panels
+    figure, (quality, distance, against) = _three_panels(7.3 if narrow else 3.15, 0.82, theme, narrow)
     quality.plot(history["step"], history["M_global"], color=theme.real, linewidth=0.6, alpha=0.45)
     quality.plot(
         _middles(_start(history), measured["step"])[finite], M_global, "-o",
@@ -338,90 +305,38 @@ def distances(
             axes.set_xticks([])
             axes.set_yticks([])
     words, meaning = _in_words(rank_correlation, len(steps))
-    x = margin_left / width
+    width, height = figure.get_size_inches()
+    x = MARGIN_LEFT / width
     figure.text(x, 1 - 0.1 / height, words, color=theme.ink, fontsize=9, va="top", weight="bold")
     figure.text(x, 1 - 0.29 / height, meaning, color=theme.ink, fontsize=9, va="top")
     return _drawing(figure)
 
 
-def attributes(samples: Shares, data: Shares, theme: Theme, narrow: bool = False) -> bytes:
-    """PNG: for each attribute the share of each value, the samples' bar beside the data's; colours are swatches.
+def attributes(samples: Colours, data: Colours, theme: Theme, narrow: bool = False) -> bytes:
+    """PNG: for each attribute the samples' histogram as bars in front of the data's, and how much the two share.
 
-    A value that the samples do not cover (began.attributes.is_seen) is crossed out. Pairs take the whole width.
+    A bar has the mean colour of what it counts.
     """
-    names = [name for name in data if " " not in next(iter(data[name]))]
-    pairs = [name for name in data if name not in names]
-    width, columns = (NARROW_INCHES, 1) if narrow else (WIDE_INCHES, 2)
-    margin_left, margin_top, gap_x, cell_height, bars_height = 0.5, 0.42, 0.62, 1.5, 0.72
-    num_rows = -(-len(names) // columns) + len(pairs)
-    height = margin_top + num_rows * cell_height
-    figure = _figure(width, height, theme)
-    inner = width - margin_left - 0.12
-    cell_width = (inner - gap_x * (columns - 1)) / columns
-    places = [(i // columns, i % columns, cell_width) for i in range(len(names))]
-    places += [(-(-len(names) // columns) + i, 0, inner) for i in range(len(pairs))]
-    for name, (row, column, across) in zip(names + pairs, places, strict=True):
-        left = margin_left + column * (cell_width + gap_x)
-        bottom = height - margin_top - row * cell_height - 0.3 - bars_height
-        axes = _axes(figure, (left / width, bottom / height, across / width, bars_height / height), theme, narrow)
-        _bars(axes, name, samples[name], data[name], theme, bars_height)
-    x, y = margin_left / width, 1 - 0.16 / height
-    legend = (("■", theme.real, "data"), ("■", theme.fake, "samples"), ("×", theme.fake, "under a tenth of the data’s"))
-    for sign, colour, text in legend:
-        figure.text(x, y, sign, color=colour, fontsize=10, va="center_baseline", weight="bold")
-        figure.text(x + 0.17 / width, y, text, color=theme.ink, fontsize=8, va="center_baseline")
-        x += (_text_inches(text) + 0.42) / width
+    figure, panels = _three_panels(6.2 if narrow else 2.5, 0.62, theme, narrow)
+    for (name, attribute), axes in zip(ATTRIBUTES.items(), panels, strict=True):
+        of_data, of_samples = (histogram(name, colours[name]) for colours in (data, samples))
+        axes.stairs(of_data, fill=True, color=theme.faint, alpha=0.3)
+        axes.stairs(of_data, color=theme.faint, linewidth=0.8)
+        found = bins(name, samples[name])
+        for i in np.flatnonzero(of_samples):
+            colour = samples[name][found == i].mean(axis=0) / 255
+            axes.bar(i + 0.5, of_samples[i], 0.66, color=colour, edgecolor=theme.faint, linewidth=0.4)
+        axes.set_xlim(0, len(of_data))
+        axes.set_xticks([0, len(of_data)], attribute.ends)
+        axes.set_ylim(0, max(of_data.max(), of_samples.max()) * 1.08)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _label(axes, f"{attribute.label}: {overlap(name, samples[name], data[name]):.2f} shared", theme)
+    width, height = figure.get_size_inches()
+    x, y = MARGIN_LEFT / width, 1 - 0.16 / height
+    figure.text(x, y, "■", color=theme.faint, alpha=0.5, fontsize=10, va="center_baseline")
+    words = "data; bars: samples, in their own colours"
+    figure.text(x + 0.17 / width, y, words, color=theme.ink, fontsize=8, va="center_baseline")
     return _drawing(figure)
-
-
-def _bars(
-    axes: Axes, name: str, samples: Mapping[str, float], data: Mapping[str, float], theme: Theme, height: float
-) -> None:
-    """One attribute's values, `height` inches high: data left, samples right of each value's middle."""
-    values = sorted((value for value in data if data[value] > 0), key=_lightness)
-    middles = np.arange(len(values))
-    of_data, of_samples = ([share.get(value, 0.0) for value in values] for share in (data, samples))
-    axes.bar(middles - 0.19, of_data, 0.34, color=theme.real)
-    axes.bar(middles + 0.19, of_samples, 0.34, color=theme.fake)
-    seen = [is_seen(*both) for both in zip(of_samples, of_data, strict=True)]
-    top = max(*of_data, *of_samples, 1e-6)
-    axes.plot(
-        middles[~np.array(seen)] + 0.19, np.full(len(seen) - sum(seen), 0.09 * top), "x",
-        color=theme.fake, markersize=4.5 if len(values) < 10 else 3, markeredgewidth=1.2,
-    )  # fmt: skip
-    axes.set_xlim(-0.6, len(values) - 0.4)
-    axes.set_ylim(0, top * 1.05)
-    axes.set_xticks([])
-    axes.yaxis.set_major_locator(MaxNLocator(2))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    title = ATTRIBUTE_TITLES.get(name, name)
-    _label(axes, f"{title}: {sum(seen)} of {len(seen)} covered", theme)
-    inch = 1 / height  # of the axes' own height
-    for i, value in enumerate(values):
-        if not value.startswith("#"):
-            words = re.sub("[A-Z]", lambda match: " " + match[0].lower(), value).split()
-            for j, word in enumerate(words):
-                axes.text(
-                    i, -(0.16 + 0.125 * j) * inch, word, transform=axes.get_xaxis_transform(),
-                    color=theme.ink, fontsize=7.5, ha="center", va="baseline",
-                )  # fmt: skip
-            continue
-        for j, colour in enumerate(reversed(value.split(" "))):  # a pair's second below the bars, its first below that
-            swatch = Rectangle(
-                (i - 0.4, -(0.19 + 0.17 * j) * inch), 0.8, 0.13 * inch, transform=axes.get_xaxis_transform(),
-                facecolor=colour, edgecolor=theme.faint, linewidth=0.4, clip_on=False,
-            )  # fmt: skip
-            axes.add_patch(swatch)
-
-
-def _lightness(value: str) -> tuple[float, ...] | tuple[bool, str]:
-    """Colours from dark to light, a pair's first colour first; other values by name, "none" before them."""
-    if not value.startswith("#"):
-        return value != "none", value
-    return tuple(
-        sum(weight * int(colour[i : i + 2], 16) for weight, i in ((0.3, 1), (0.6, 3), (0.1, 5)))
-        for colour in value.split(" ")
-    )
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
@@ -522,6 +437,23 @@ def _shortened(text: str, inches: float) -> str:
 
 def _remark(axes: Axes, text: str, theme: Theme) -> None:
     axes.text(0.5, 0.5, text, color=theme.faint, fontsize=9, ha="center", va="center", transform=axes.transAxes)
+
+
+def _three_panels(height: float, top: float, theme: Theme, narrow: bool) -> tuple[Figure, list[Axes]]:
+    """Side by side, or one above the other when narrow; `top` inches are left free above them."""
+    columns, rows = (1, 3) if narrow else (3, 1)
+    width = NARROW_INCHES if narrow else WIDE_INCHES
+    figure = _figure(width, height, theme)
+    margin_bottom, gap_x, gap_y = 0.45, 0.66, 0.75
+    panel_width = (width - MARGIN_LEFT - 0.25 - gap_x * (columns - 1)) / columns
+    panel_height = (height - margin_bottom - top - gap_y * (rows - 1)) / rows
+    panels = []
+    for i in range(3):
+        x = MARGIN_LEFT + (i % columns) * (panel_width + gap_x)
+        y = margin_bottom + (rows - 1 - i // columns) * (panel_height + gap_y)
+        box = (x / width, y / height, panel_width / width, panel_height / height)
+        panels.append(_axes(figure, box, theme, True))
+    return figure, panels
 
 
 def _figure(width: float, height: float, theme: Theme) -> Figure:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from began.attributes import ATTRIBUTES
 from pipeline.page import Picture, format_number, render_page
 
 Numbers = Mapping[str, float | None]
@@ -145,15 +146,18 @@ _SPREAD = [
         "background that never changes.",
     ),
 ]
-ATTRIBUTES = {  # name in metrics.json, behind attributes_seen_ → words
-    "skinColor": "skin colours",
-    "hairColor": "hair colours",
-    "skinColor_hairColor": "pairs of skin and hair colour",
-    "hairVariant": "hair styles",
-    "rearHairVariant": "rear hair styles",
-    "beardVariant": "beards",
-    "backgroundColor": "backgrounds",
-}
+_ATTRIBUTES = [
+    _Meaning(
+        f"attributes_overlap_{name}",
+        attribute.label.capitalize(),
+        ""
+        if i
+        else "How much the samples’ histogram shares with that of the training images: 1 is the same histogram, 0 has "
+        "nothing in common. Beside it, the same of held-out images.",
+        "" if i else "{num_samples} samples, {num_held_out} held-out images",
+    )
+    for i, (name, attribute) in enumerate(ATTRIBUTES.items())
+]
 
 
 def render(
@@ -207,16 +211,6 @@ def _headlines(numbers: Numbers) -> list[_Headline]:
 
 def _groups(numbers: Numbers) -> dict[str, list[_Row]]:
     """Heading → lines of the table."""
-    measured = {name: words for name, words in ATTRIBUTES.items() if f"attributes_seen_{name}" in numbers}
-    seen = [
-        _Meaning(
-            f"attributes_seen_{name}",
-            words[0].upper() + words[1:],
-            "" if i else "Share of the values that samples have at least a tenth as often as the data.",
-            "" if i else "{num_samples}",
-        )
-        for i, (name, words) in enumerate(measured.items())
-    ]
     score = _Meaning(
         "inception_score", "Inception score", "How surely, and how variously, ImageNet’s classes are told. Higher is "
         "better.", "{num_samples}",
@@ -225,7 +219,7 @@ def _groups(numbers: Numbers) -> dict[str, list[_Row]]:
         "Samples against held-out images, in face features": _distances("face", ""),
         "The same in Inception features": [*_distances("inception", ""), score],
         "How different samples are": _SPREAD,
-        "Attributes that samples cover": seen,
+        "Colours at known places": _ATTRIBUTES,
         "Memorising": _MEMORISING,
         "The run": _RUN,
     }

@@ -27,7 +27,7 @@ NUMBERS: dict[str, float | None] = {
     "recall_face_baseline": 0.9,
     "diversity": 0.5,
     "diversity_baseline": 1.01,
-    "attributes_seen_skinColor": 0.75,
+    "attributes_overlap_skin": 0.75,
     "num_samples": 2000,
     "num_held_out": 2000,
     "M_global": 0.07,

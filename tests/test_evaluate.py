@@ -14,8 +14,7 @@ import scipy.stats
 import torch
 import yaml
 
-from began import metrics, neighbours, sampling
-from began.card import Card, write_card
+from began import attributes, metrics, neighbours, sampling
 from began.checkpoint import read_model, write_description
 from began.features import load_face_network
 from began.hdf5 import ImageWriter, open_images
@@ -49,14 +48,16 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return lines[-1]
 
 
-def write_images(path: Path, num_train: int, num_held_out: int, image_size: int = 32, seed: int = 0) -> None:
+def write_images(
+    path: Path, num_train: int, num_held_out: int, image_size: int = 32, seed: int = 0, source: str = "folder"
+) -> None:
     shape = (num_train + num_held_out, image_size, image_size, 3)
     noise = np.random.default_rng(seed).integers(0, 256, shape).astype(np.float64)
     rows = np.clip(scipy.ndimage.gaussian_filter(noise, (0, 3, 3, 0)) * 5 - 500, 0, 255).astype(np.uint8)
-    attributes = {"source": "folder", "licence": "CC0", "credit": "A <b>painter</b>"}
+    described = {"source": source, "licence": "CC0", "credit": "A <b>painter</b>"}
     with ImageWriter(path, image_size, len(rows)) as writer:
         writer.append(rows)
-        writer.finish([f"{i}.png" for i in range(len(rows))], num_train, attributes)
+        writer.finish([f"{i}.png" for i in range(len(rows))], num_train, described)
 
 
 def write_params(path: Path, repository: Path, num_samples: int) -> None:
@@ -284,19 +285,18 @@ def test_wrong_weights_of_the_standard_network_are_named(
     assert "weights.pth: SHA-256" in message and not (tmp_path / "report").exists()
 
 
-def test_a_card_of_other_images_is_not_used(made: Path, tmp_path: Path) -> None:
-    names = open_images(made / "images.h5").names
-    attributes = {name: {"skinColor": "#000000"} for name in names[1:]}
-    write_card(Card("folder", len(names), "", "", "0", attributes), tmp_path / "card.json")
-    run(*arguments_of(made, tmp_path / "report"), "--card", str(tmp_path / "card.json"))
-    assert not any("attributes" in name for name in json.loads((tmp_path / "report" / "metrics.json").read_text()))
-
-
-def test_a_card_without_attributes_is_said(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = open_images(made / "images.h5").names
-    write_card(Card("folder", len(names), "", "", "0", {name: {} for name in names}), tmp_path / "card.json")
-    run(*arguments_of(made, tmp_path / "report"), "--card", str(tmp_path / "card.json"))
-    assert "Attributes are not measured" in capsys.readouterr().out
+def test_of_drawn_portraits_the_colours_are_measured_too(made: Path, tmp_path: Path, numbers: dict[str, float]) -> None:
+    write_images(tmp_path / "images.h5", NUM_TRAIN, NUM_HELD_OUT, source="portraits")
+    run("evaluate", str(tmp_path / "images.h5"), *arguments_of(made, tmp_path / "report")[2:])
+    more = json.loads((tmp_path / "report" / "metrics.json").read_text(encoding="utf-8"))
+    names = {f"attributes_overlap_{name}" for name in attributes.ATTRIBUTES}
+    assert more.keys() - numbers.keys() == names | {f"{name}_baseline" for name in names}
+    file = open_images(tmp_path / "images.h5")
+    train, held_out = (attributes.read([rows])["hair"] for rows in (file.train, file.held_out))
+    assert more["attributes_overlap_hair_baseline"] == pytest.approx(attributes.overlap("hair", held_out, train))
+    assert 0 <= more["attributes_overlap_hair"] <= 1
+    assert (tmp_path / "report" / "attributes.png").is_file()
+    assert "Colours of samples and data" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_place_for_features_that_cannot_be_written_is_said_and_done_without(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from began.attributes import Shares
+from began.attributes import ATTRIBUTES, Colours
 from pipeline import plots
 from pipeline.plots import DARK, LIGHT, History, Theme
 
@@ -39,16 +39,9 @@ def runs(num: int, name: str = "γ 0.{}") -> dict[str, History]:
     }
 
 
-SAMPLES: Shares = {
-    "skinColor": {"#5c3829": 0.9, "#f1c3a5": 0.1},
-    "beardVariant": {"none": 1.0, "fullBeard": 0.0, "moustacheTwirl": 0.0},
-    "skinColor_hairColor": {"#5c3829 #2c1b18": 0.5, "#5c3829 #d6b370": 0.4, "#f1c3a5 #2c1b18": 0.1},
-}
-DATA: Shares = {
-    "skinColor": {"#5c3829": 0.4, "#f1c3a5": 0.6},
-    "beardVariant": {"none": 0.5, "fullBeard": 0.25, "moustacheTwirl": 0.25},
-    "skinColor_hairColor": {"#5c3829 #2c1b18": 0.3, "#5c3829 #d6b370": 0.1, "#f1c3a5 #2c1b18": 0.6},
-}
+def colours_of(num: int, seed: int) -> Colours:
+    random = np.random.default_rng(seed)
+    return {name: random.uniform(0, 255, (num, 3)) for name in ATTRIBUTES}
 
 
 def has(picture: np.ndarray, theme_colour: str) -> bool:
@@ -103,7 +96,7 @@ def test_every_drawing_has_its_page_s_paper_and_width_and_is_small(theme: Theme,
         plots.overlay(runs(8), "M_global", theme, narrow, log=True),
         plots.overlay(runs(3, "a run with a name that no margin has room for, the {}th"), "k_t", theme, narrow),
         plots.distances(history_of(60), distances_of(19), 0.9, theme, narrow),
-        plots.attributes(SAMPLES, DATA, theme, narrow),
+        plots.attributes(colours_of(2000, 0), colours_of(8000, 1), theme, narrow),
     ]
     for png in drawings:
         picture = pixels(png)
@@ -255,19 +248,20 @@ def test_the_rank_correlation_is_put_in_words(correlation: float | None, title: 
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
-def test_attributes_show_both_bars_and_colours_as_swatches(theme: Theme) -> None:
-    picture = pixels(plots.attributes(SAMPLES, DATA, theme))
-    for shown in (theme.real, theme.fake, "#5c3829", "#f1c3a5", "#2c1b18", "#d6b370"):
+def test_bars_of_attributes_have_the_colours_of_the_samples(theme: Theme) -> None:
+    alike = dict.fromkeys(ATTRIBUTES, np.array([[92.0, 56, 41]]))
+    samples = alike | {"background_hue": np.array([[40.0, 160, 110], [200, 60, 60]])}
+    picture = pixels(plots.attributes(samples, colours_of(200, 0), theme))
+    for shown in ("#5c3829", "#28a06e", "#c83c3c"):
         assert has(picture, shown), shown
 
 
-def test_attributes_the_samples_miss_are_marked() -> None:
-    everything = SAMPLES | {"beardVariant": {"none": 0.5, "fullBeard": 0.25, "moustacheTwirl": 0.25}}
-    missing = SAMPLES | {"beardVariant": {"none": 0.5, "fullBeard": 0.5, "moustacheTwirl": 0.0}}
-    one = {
-        name: pixels(plots.attributes(shares, DATA, LIGHT)) for name, shares in (("all", everything), ("two", missing))
-    }
-    assert (one["all"] != one["two"]).any()
+def test_attributes_show_the_data_where_there_are_no_samples() -> None:
+    samples, data = dict.fromkeys(ATTRIBUTES, np.full((1, 3), 30.0)), dict.fromkeys(ATTRIBUTES, np.full((1, 3), 200.0))
+    apart, alike = (pixels(plots.attributes(samples, shown, LIGHT)) for shown in (data, samples))
+    plain = np.array(colour(LIGHT.faint)) * 0.3 + np.array(colour(LIGHT.paper)) * 0.7
+    filled = [(np.abs(picture - plain).max(axis=2) < 1.5).sum(axis=0) for picture in (apart, alike)]
+    assert (filled[0] > 150).sum() > (filled[1] > 150).sum()  # columns of pixels
 
 
 @pytest.mark.parametrize("text", ["step,face_distance\n", "step,face_distance\n128,400.5\n256,90\n"])

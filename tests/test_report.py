@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from began.attributes import ATTRIBUTES
 from began.images import png_bytes
 from pipeline import page, report
 from pipeline.page import Picture
@@ -129,19 +130,19 @@ def test_every_number_stands_in_the_page_with_its_count_and_baseline() -> None:
 
 def test_numbers_that_were_not_measured_have_no_line() -> None:
     without = Page(page_of()).text
-    assert "FID" in without and "Inception score" not in without and "Attributes that samples cover" not in without
+    assert "FID" in without and "Inception score" not in without and "Colours at known places" not in without
     more = {"frechet_inception": 12.5, "frechet_inception_baseline": 3.1, "inception_score": 2.25}
-    more |= {"inception_score_std": 0.05, "attributes_seen_skinColor": 0.8, "attributes_seen_skinColor_baseline": 1.0}
+    more |= {"inception_score_std": 0.05, "attributes_overlap_skin": 0.8, "attributes_overlap_skin_baseline": 0.95}
     page = " ".join(Page(page_of(numbers=NUMBERS | more)).text.split())
-    for shown in ("FID frechet_inception", "12.50", "Inception score", "± 0.0500", "Skin colours", "0.800"):
+    for shown in ("FID frechet_inception", "12.50", "Inception score", "± 0.0500", "attributes_overlap_skin", "0.800"):
         assert shown in page, shown
 
 
 def test_a_page_with_every_number_is_right_in_a_browser(tmp_path: Path) -> None:
     inception = {name.replace("_face", "_inception"): value for name, value in NUMBERS.items()}
-    seen = {f"attributes_seen_{name}{end}": 0.2 for name in report.ATTRIBUTES for end in ("", "_baseline")}
+    colours = {f"attributes_overlap_{name}{end}": 0.2 for name in ATTRIBUTES for end in ("", "_baseline")}
     scores = {"inception_score": 2.2, "inception_score_std": 0.1}
-    (tmp_path / "index.html").write_text(page_of(numbers=NUMBERS | inception | seen | scores), encoding="utf-8")
+    (tmp_path / "index.html").write_text(page_of(numbers=NUMBERS | inception | colours | scores), encoding="utf-8")
     check(tmp_path / "index.html")
 
 

@@ -216,12 +216,12 @@ def test_the_report_joins_the_run_that_trained_the_model(root: Path) -> None:
         run.set_tag("model_digest", "d2")
     with start_run(PARAMS, DATA, signature=SIGNATURE):
         pass
-    numbers = {"frechet_distance": 48.0, "coverage_face": None, "attributes_skinColor": 0.5}
+    numbers = {"frechet_distance": 48.0, "coverage_face": None, "attributes_overlap_skin": 0.5}
     for _ in range(2):  # the first call's answer may have been lost
         assert log_report("d2", numbers, report) == run.run_id
     assert history(root, run.run_id, "frechet_distance") == {0: 48.0}
     assert history(root, run.run_id, "coverage_face") == {}
-    assert history(root, run.run_id, "attributes_skinColor") == {0: 0.5}
+    assert history(root, run.run_id, "attributes_overlap_skin") == {0: 0.5}
     artifacts = artifacts_of(root, run.run_id)
     assert (artifacts / "report" / "index.html").read_text() == "page"
     assert (artifacts / "report" / "faces" / "a.png").exists()
