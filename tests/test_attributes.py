@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import colorsys
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.stats import spearmanr
 
 from began.attributes import ATTRIBUTES, NUM_BINS, histogram, hue, lightness, overlap, read
+from began.sources.portraits import _draw
 
 
 def portraits(
@@ -69,3 +73,13 @@ def test_one_background_overlaps_all_hues_by_one_bin() -> None:
     data = np.array([colorsys.hsv_to_rgb(h, 0.4, 200) for h in hues])
     samples = read([portraits(50, 2, background=(120, 170, 150))[0]])["background_hue"]
     assert overlap("background_hue", samples, data) == pytest.approx(1 / NUM_BINS)
+
+
+def test_drawn_portraits_show_what_their_card_says_they_are() -> None:
+    drawn = _draw(range(100), clutter=1.0)
+    found = read([np.stack([np.asarray(Image.open(io.BytesIO(picture))) for picture, _ in drawn])])
+    told = {name: np.array([float(card[name]) for _, card in drawn]) for name in ATTRIBUTES}
+    apart = (hue(found["background_hue"]) - told["background_hue"] + 180) % 360 - 180
+    assert np.quantile(np.abs(apart), 0.9) < 15  # clutter has colours of its own
+    for name in ("skin", "hair"):
+        assert spearmanr(lightness(found[name]), told[name]).statistic > 0.95, name
