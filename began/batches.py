@@ -42,11 +42,6 @@ class Batches:
         self._next = 0
         self._batch = torch.empty(0, dtype=torch.uint8)
 
-    @property
-    def num_rows(self) -> int:
-        """N, the length of an epoch."""
-        return len(self._rows)
-
     def seek(self, step: int, num: int) -> None:
         """The next `num` (at most MOST_PLANNED) batches are those from `step` on. Here the host may wait."""
         self._next = step

@@ -28,13 +28,13 @@ class _Part(BaseModel):
 
 
 class _Architecture(_Part):
-    model_config = ConfigDict(extra="forbid")  # they are the networks' arguments
+    model_config = ConfigDict(extra="forbid")  # all but the last are the networks' arguments
 
     image_size: int = Field(ge=32, le=1024)
     n_filters: int = Field(ge=1, le=1024)
     N_h: int = Field(ge=1, le=4096)
     skip_connections: bool
-    has_flow: bool = False  # of G; models before there was one say nothing
+    has_flow: bool = False  # true: of an older version, whose G had a normalising flow before it
 
     @field_validator("image_size")
     @classmethod
@@ -84,7 +84,6 @@ Network = TypeVar("Network", bound=nn.Module)
 FORMAT = 1
 GENERATOR, DISCRIMINATOR, DESCRIPTION = "generator.safetensors", "discriminator.safetensors", "model.json"
 AVERAGED = "averaged."  # prefix of the averaged generator's tensors, beside the raw ones
-FLOW = "flow."  # prefix of the tensors of G's flow
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def write_model(
     run (began.resume). warnings: what was noticed while it trained.
     """
     tensors = _tensors(G) | {AVERAGED + name: tensor for name, tensor in _tensors(G_ema).items()}
-    _write_tensors(_flow_once(tensors), folder / GENERATOR)
+    _write_tensors(tensors, folder / GENERATOR)
     _write_tensors(_tensors(D), folder / DISCRIMINATOR)
     description = {
         "format": FORMAT,
@@ -133,7 +132,6 @@ def write_model(
             "n_filters": params.train.n_filters,
             "N_h": params.train.N_h,
             "skip_connections": params.train.skip_connections,
-            "has_flow": G.flow is not None,
         },
         "parameters": params.flat(),
         "step": step,
@@ -157,12 +155,10 @@ def write_model(
 def write_half(model: Model, folder: Path) -> str:
     """Writes `model` into the existing `folder` once more, its weights in half precision; returns `model_digest`.
 
-    Curves go with it, pictures do not; a flow that is stored twice is stored once. ValueError where a weight is too
-    large for half precision (above 65504).
+    Curves go with it, pictures do not. ValueError where a weight is too large for half precision (above 65504).
     """
     for name in (GENERATOR, DISCRIMINATOR):
-        stored = _flow_once(_read_tensors(model.folder / name))
-        tensors = {key: tensor.half() for key, tensor in stored.items()}
+        tensors = {key: tensor.half() for key, tensor in _read_tensors(model.folder / name).items()}
         if large := next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None):
             raise ValueError(
                 f"{model.folder / name}: {large}: holds a number above 65504, too large for half precision"
@@ -193,14 +189,13 @@ def read_model(folder: Path) -> Model:
     """
     description = read_description(folder)
     check_files(folder, description)
-    of_G = description["architecture"]
-    of_D = {name: value for name, value in of_G.items() if name != "has_flow"}
+    architecture = description["architecture"]
     tensors = _read_tensors(folder / GENERATOR)
     raw = {name: tensor for name, tensor in tensors.items() if not name.startswith(AVERAGED)}
     return Model(
-        G=_make(Generator, of_G, raw, folder / GENERATOR),
-        G_ema=_make(Generator, of_G, _averaged(tensors), folder / GENERATOR),
-        D=_make(Discriminator, of_D, _read_tensors(folder / DISCRIMINATOR), folder / DISCRIMINATOR),
+        G=_make(Generator, architecture, raw, folder / GENERATOR),
+        G_ema=_make(Generator, architecture, _averaged(tensors), folder / GENERATOR),
+        D=_make(Discriminator, architecture, _read_tensors(folder / DISCRIMINATOR), folder / DISCRIMINATOR),
         description=description,
         folder=folder,
     )
@@ -219,7 +214,11 @@ def read_generator(path: Path) -> Generator:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """model.json of a model folder; ValueError naming the file when it is missing, of another form or damaged."""
+    """model.json of a model folder.
+
+    ValueError naming the file when it is missing, of another form or damaged, and naming the folder when an older
+    version made it whose G had a flow.
+    """
     path = folder / DESCRIPTION
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a model folder is made by `began train` or `dvc repro`")
@@ -234,6 +233,10 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: is not the description of a model") from None
     if description["digest"] != _digest(description):
         raise ValueError(f"{path}: its content is not what its digest was made of: damaged or edited")
+    if description["architecture"].pop("has_flow", False):
+        raise ValueError(
+            f"{folder}: was made by an older version, with a flow before G that this version does not have"
+        )
     return description
 
 
@@ -259,23 +262,9 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
 
 
-def _flow_once(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` of generator.safetensors without those of the averaged flow that are as in the raw one.
-
-    The game leaves the flow alone, so that its average is the same; a copy would be a third of a folder.
-    """
-
-    def is_copy(name: str) -> bool:
-        raw = tensors.get(name.removeprefix(AVERAGED))
-        return name.startswith(AVERAGED + FLOW) and raw is not None and torch.equal(tensors[name], raw)
-
-    return {name: tensor for name, tensor in tensors.items() if not is_copy(name)}
-
-
 def _averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of generator.safetensors, the averaged generator's tensors: the raw flow's where it has no others."""
-    averaged = {name.removeprefix(AVERAGED): t for name, t in tensors.items() if name.startswith(AVERAGED)}
-    return {name: tensor for name, tensor in tensors.items() if name.startswith(FLOW)} | averaged
+    """Of generator.safetensors, the averaged generator's tensors."""
+    return {name.removeprefix(AVERAGED): tensor for name, tensor in tensors.items() if name.startswith(AVERAGED)}
 
 
 def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:

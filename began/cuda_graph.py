@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-WARM_UP = 3  # calls that run as they are: libraries choose their kernels and the optimizer makes its state
+NUM_PLAIN_CALLS = 3  # they run as they are: libraries choose their kernels and the optimizer makes its state
 
 
 class RecordedWork:
@@ -26,7 +26,7 @@ class RecordedWork:
 
     def __call__(self) -> None:
         with torch.cuda.device(self._random.device):
-            if self._num_calls < WARM_UP:
+            if self._num_calls < NUM_PLAIN_CALLS:
                 self._num_calls += 1
                 self._run()
             else:

@@ -25,9 +25,9 @@ def reconstruction_loss(v: Tensor, D_v: Tensor, eta: int) -> Tensor:
     return (difference if eta == 1 else difference.square()).mean(dim=(1, 2, 3))
 
 
-def discriminator_loss(L_real: Tensor, L_G: Tensor, k_t: Tensor) -> Tensor:
-    """L_D = L(x) − k_t · L_G, in the paper L_G = L(G(z))."""
-    return L_real - k_t * L_G
+def discriminator_loss(L_real: Tensor, L_fake: Tensor, k_t: Tensor) -> Tensor:
+    """L_D = L(x) − k_t · L(G(z))."""
+    return L_real - k_t * L_fake
 
 
 def next_k_t(k_t: Tensor, L_real: Tensor, L_fake: Tensor, gamma: float, lambda_k: float) -> Tensor:

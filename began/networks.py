@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from began.flow import Flow
 
 SMALLEST = 8  # height and width at which the encoder ends and the decoder begins
 
@@ -35,19 +31,13 @@ class Encoder(nn.Module):
         _initialise(self)
 
     def forward(self, v: Tensor | tuple[Tensor, ...], carry: Tensor | None = None) -> Tensor:
-        h: Tensor = self.embed(self.features(v, carry).flatten(1))  # (B, r·n, 8, 8) → (B, N_h)
-        return h
-
-    def features(self, v: Tensor | tuple[Tensor, ...], carry: Tensor | None = None) -> Tensor:
-        """What `embed` reads, (B, r·n, 8, 8).
-
-        Several batches become one behind the first convolution: it sends a gradient to those only that want it.
-        """
+        # Several batches become one behind the first convolution: it sends a gradient to those only that want it.
         x = self.first(v) if isinstance(v, Tensor) else torch.cat([self.first(batch) for batch in v])
         x = F.elu_(x)  # (B, n, S, S)
         for convolution in self.convolutions:
             x = _vanishing_residual(x, F.elu_(convolution(x)), carry)
-        return x
+        h: Tensor = self.embed(x.flatten(1))  # (B, r·n, 8, 8) → (B, N_h)
+        return h
 
 
 class Decoder(nn.Module):
@@ -89,50 +79,7 @@ class Decoder(nn.Module):
 
 
 class Generator(Decoder):
-    """z (B, N_z) uniform in [−1, 1], N_z = N_h → images (B, 3, S, S): the decoder's architecture, its own weights.
-
-    With a flow, z goes through that first. Paper: none.
-    """
-
-    def __init__(
-        self, image_size: int, n_filters: int, N_h: int, skip_connections: bool, has_flow: bool = False
-    ) -> None:
-        super().__init__(image_size, n_filters, N_h, skip_connections)
-        self.flow = Flow(N_h) if has_flow else None
-
-    def forward(self, z: Tensor, carry: Tensor | None = None) -> Tensor:
-        if self.flow is not None:
-            with torch.autocast(z.device.type, enabled=False):  # a small part of the work, where digits count
-                z = self.flow(z)
-        image: Tensor = super().forward(z, carry)
-        return image
-
-    @torch.no_grad()
-    def start_as(self, decoder: Decoder, h: Tensor, again: bool = False) -> Tensor:
-        """Takes over D's `decoder`, behind a linear map: what enters it has the mean and covariance of h (N, N_h).
-
-        G(z) = decoder(mean + Q·√Λ·w), where h's covariance is Q·Λ·Qᵀ, and w, whose covariance is 1, what the flow makes
-        of z, or √3·z without one. Returns h as such w (N, N_h): what the flow has to learn. Not in the paper.
-
-        again: it started from the same before, perhaps on another machine; the axes Q point the way they did then.
-        """
-        before = self.project.weight.double().cpu()
-        own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("flow.")}
-        self.load_state_dict(decoder.state_dict() | own)
-        h = h.double().cpu()
-        covariance = torch.cov(h.T, correction=min(1, len(h) - 1)).reshape(h.shape[1], h.shape[1])
-        variances, axes = torch.linalg.eigh(covariance)
-        deviations = variances.clamp(min=0).sqrt()
-        project = decoder.project.weight.double().cpu()
-        if again:
-            turned = (before * (project @ axes)).sum(dim=0) < 0
-            axes = torch.where(turned, -axes, axes)
-        self.project.weight.copy_(project @ (axes * deviations) * (1 if self.flow is not None else math.sqrt(3)))
-        self.project.bias.add_((project @ h.mean(dim=0)).to(self.project.bias))
-        # All h may be alike along an axis, or along all of them.
-        least = (torch.finfo(h.dtype).eps ** 0.5 * deviations.max()).clamp(min=1e-30)
-        w: Tensor = (h - h.mean(dim=0)) @ axes / deviations.clamp(min=least)
-        return w.to(self.project.weight)
+    """z (B, N_z) uniform in [−1, 1], N_z = N_h → images (B, 3, S, S): the decoder's architecture, its own weights."""
 
 
 class Discriminator(nn.Module):

@@ -28,7 +28,7 @@ from torch import Tensor
 from began.files import explained_disk, make_folder, replace_file
 from began.params import Params
 
-FORMAT = 2
+FORMAT = 3
 NUM_KEPT = 2
 CODE = (  # the modules that shape the numbers: those that the stage train depends on in dvc.yaml
     "began.batches",
@@ -37,11 +37,9 @@ CODE = (  # the modules that shape the numbers: those that the stage train depen
     "began.devices",
     "began.distance",
     "began.divergence",
-    "began.energy",
     "began.equilibrium",
     "began.features",
     "began.files",
-    "began.flow",
     "began.hdf5",
     "began.images",
     "began.isolated",

@@ -6,7 +6,7 @@ import hashlib
 from typing import Literal
 
 
-def derive_seed(seed: int, purpose: Literal["weights", "training z", "samples", "flow"]) -> int:
+def derive_seed(seed: int, purpose: Literal["weights", "training z", "samples"]) -> int:
     """A seed in [0, 2^63) for one purpose: streams of different purposes have nothing in common.
 
     With one seed for all, the z of the first sample grid were the very numbers that the generator's first layer had

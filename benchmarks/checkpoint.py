@@ -39,7 +39,7 @@ SECONDS_BETWEEN = inspect.signature(train).parameters["checkpoint_seconds"].defa
 def measure(profile: str, params: Params, image_size: int, device: torch.device, folder: Path) -> Row:
     """One row of the table."""
     # The batch is no part of a state, so a small one saves the time of its step.
-    update = {"batch_size": 2, "precision": "float32", "evaluate_every": 0, "warm_up_steps": 0, "flow_steps": 0}
+    update = {"batch_size": 2, "precision": "float32", "evaluate_every": 0}
     params = params.model_copy(update={"train": params.train.model_copy(update=update)})
     training = Training(params, image_size, device)
     training.step(torch.rand(2, 3, image_size, image_size, device=device))

@@ -72,8 +72,6 @@ def cut(params: Params, divisor: int) -> Params:
         "download": {"source": "portraits", "num_images": params.download.num_images // divisor},
         "train": {
             "num_steps": train_params.num_steps // divisor,
-            "warm_up_steps": train_params.warm_up_steps // divisor,
-            "flow_steps": train_params.flow_steps // divisor,
             "decay_steps": train_params.decay_steps // divisor,
             "vanishing_residual_steps": train_params.vanishing_residual_steps // divisor,
         },
@@ -125,9 +123,7 @@ def measure(folder: Path, params: Params, divisor: int, device: str) -> list[Row
             rate = statistics.median(float(record["images_per_second"]) for record in csv.DictReader(history))
         left = params.train.num_steps - shorter.train.num_steps
         curve = seconds["curve"] * left / shorter.train.num_steps
-        of_D = params.train.warm_up_steps - shorter.train.warm_up_steps  # about half of a step's time
-        of_flow = params.train.flow_steps - shorter.train.flow_steps  # about a fifth
-        whole = walls["train"] + (left - of_D / 2 - of_flow * 4 / 5) * params.train.batch_size / rate + curve
+        whole = walls["train"] + left * params.train.batch_size / rate + curve
         rows += [
             *(row(f"logging: {what}", part) for what, part in seconds.items()),
             row("logging (MLflow) in all", sum(seconds.values())),

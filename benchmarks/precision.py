@@ -78,10 +78,8 @@ def main() -> None:
         "batch_size": arguments.batch_size,
         "num_steps": arguments.steps,
         "decay_steps": arguments.steps,
-        "warm_up_steps": 0,
-        "flow_steps": 0,
     }
-    params = params.model_copy(update={"gamma": 0.9, "train": params.train.model_copy(update=changes)})
+    params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
     try:
         device = resolve_device(arguments.device)
     except ValueError as error:

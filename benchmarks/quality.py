@@ -77,7 +77,7 @@ def main() -> None:
     file, params = images_and_settings()
     num = min(100 if quick else NUM_JUDGED, len(file.held_out))
     if quick:
-        params = with_train(params, num_steps=30, warm_up_steps=10, flow_steps=10)
+        params = with_train(params, num_steps=20)
     ours = train_ours(file, params, num)
     results = {"ours": ours}
     for pytorch_weights, title in (

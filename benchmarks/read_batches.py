@@ -85,8 +85,6 @@ def train_an_epoch(path: Path) -> None:
         "N_h": 8,
         "skip_connections": False,
         "vanishing_residual_steps": 0,
-        "warm_up_steps": 0,
-        "flow_steps": 0,
         "batch_size": BATCH_SIZE,
         "num_steps": max(1, len(rows) // (BATCH_SIZE * DRAWN)),
         "precision": "float32",

@@ -41,10 +41,10 @@ ENDED = 128 + signal.SIGTERM
 
 
 def small(params: Params, num_steps: int) -> Params:
-    """Settings of a short download and a small network that trains for `num_steps`, without a warm-up."""
-    train = params.train.model_copy(update={**NETWORK, "num_steps": num_steps, "warm_up_steps": 0, "flow_steps": 0})
+    """Settings of a short download and a small network that trains for `num_steps`."""
+    train = params.train.model_copy(update={**NETWORK, "num_steps": num_steps})
     download = params.download.model_copy(update={"source": "portraits", "num_images": NUM_PORTRAITS})
-    return params.model_copy(update={"gamma": 0.9, "train": train, "download": download})
+    return params.model_copy(update={"train": train, "download": download})
 
 
 def command(stage: str) -> list[str]:

@@ -55,7 +55,6 @@ class Case:
     skip_connections: bool
     batch_size: int
     num_pairs: int
-    lambda_e: float = 0.0
     way: str = "halves"  # halves | whole, on a CPU; graph | launches | compiled graph, on CUDA
     busy: bool = False  # beside another process
 
@@ -66,7 +65,7 @@ def cases(device: str) -> list[Case]:
     train = quick.train
     architecture = (quick.preprocess.image_size, train.n_filters, train.N_h, train.skip_connections)
     found = [
-        Case("quick profile", *architecture, train.batch_size, num_pairs=7, lambda_e=train.lambda_e),
+        Case("quick profile", *architecture, train.batch_size, num_pairs=7),
         Case("32×32", 32, 32, 32, False, 16, num_pairs=7),
         Case("64×64", 64, 64, 64, False, 16, num_pairs=5),
         Case("128×128", 128, 128, 128, False, 2 if device == "cpu" else 16, num_pairs=1 if device == "cpu" else 7),
@@ -138,13 +137,10 @@ def _our_step(case: Case, device: torch.device, precision: str) -> tuple[Trainin
         "N_h": case.N_h,
         "skip_connections": case.skip_connections,
         "batch_size": case.batch_size,
-        "lambda_e": case.lambda_e,
         "precision": precision,
         "vanishing_residual_steps": 0,
-        "warm_up_steps": 0,
-        "flow_steps": 0,
     }
-    params = params.model_copy(update={"gamma": 0.9, "train": params.train.model_copy(update=changes)})
+    params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
     training = Training(params, case.image_size, device)
     shape = (NUM_ROWS, case.image_size, case.image_size, 3)
     rows = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -178,7 +174,7 @@ def gflop_per_image(case: Case) -> dict[str, float]:
         x = torch.empty(case.batch_size, 3, case.image_size, case.image_size)
         z = torch.empty(case.batch_size, case.N_h)
         with FlopCounterMode(display=False) as counter:
-            L_real, _, L_G = Players(G, D, eta=1)(x, z, torch.empty(()), None)
+            L_real, L_G = Players(G, D, eta=1)(x, z, torch.empty(()), None)
             (L_real + L_G).backward()
         ours = counter.get_total_flops() / case.batch_size / 1e9
         textbook = TextbookTraining(G, D)

@@ -179,7 +179,7 @@ def _real_interpolation(folder: Path, trained: Model, file: ImageFile, seed: int
     pairs = [(rows[i], rows[i + 1]) for i in range(0, len(rows) - 1, 2)]
     pairs += [(row, row[:, ::-1]) for row in rows[: max(NUM_PAIRS // 2, 1)]]
     ends = np.concatenate([np.stack(pair) for pair in pairs])
-    z = follow(_on_one_core(embed(trained.G_ema, trained.D, ends, seed)), "embedding of held-out images", brief=True)
+    z = follow(_on_one_core(embed(trained.G_ema, ends, seed)), "embedding of held-out images", brief=True)
     paths = torch.cat([interpolate(z[2 * i], z[2 * i + 1], COLUMNS - 2) for i in range(len(pairs))])
     walks = np.concatenate(list(generate(trained.G_ema, paths))).reshape(len(pairs), COLUMNS - 2, *rows.shape[1:])
     strips = [np.stack((a, *walk, b)) for (a, b), walk in zip(pairs, walks, strict=True)]

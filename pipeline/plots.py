@@ -107,10 +107,10 @@ def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: T
         figure, (margin_left / width, margin_bottom / height, inner / width, curve_height / height), theme, narrow
     )
     steps, values = history["step"], history["M_global"]
-    start, end = _start(history), float(steps[-1])
-    ends = np.linspace(start, end, min(NUM_MEANS, max(1, int(end - start))) + 1)
+    end = float(steps[-1])
+    ends = np.linspace(0, end, min(NUM_MEANS, max(1, int(end))) + 1)
     means = mean_M_global(history, ends[1:])
-    at = np.concatenate([[start], _middles(start, ends[1:]), [end]])  # a mean stands in the middle of its steps
+    at = np.concatenate([[0.0], _middles(ends[1:]), [end]])  # a mean stands in the middle of its steps
     means = np.concatenate([means[:1], means, means[-1:]])
     axes.plot(steps, values, color=theme.real, linewidth=0.6, alpha=0.45)
     axes.plot(at, means, color=theme.real, linewidth=1.6)
@@ -118,10 +118,9 @@ def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: T
     _label(axes, "M_global", theme, x=block_width / 2 / inner + 0.012 if shown else 0.0)  # beside the first line
     axes.set_xlabel("step", color=theme.faint, fontsize=8, loc="right", labelpad=2)
     last = max(float(steps[-1]), float(shown[-1]) if shown else 0.0, 1.0)
-    first = min(_start(history), float(shown[0]) if shown else last)
     # Room left and right, so that the first and the last block stand exactly above their steps.
-    pad = (last - first) * ((block_width / 2) / (inner - block_width) if shown else 0.02)
-    axes.set_xlim(first - pad, last + pad)
+    pad = last * ((block_width / 2) / (inner - block_width) if shown else 0.02)
+    axes.set_xlim(-pad, last + pad)
     places = np.linspace(0, 1, len(shown)) if len(shown) > 1 else [0.5] * len(shown)
     for step, place in zip(shown, places, strict=True):
         left = margin_left + (inner - block_width) * place
@@ -146,25 +145,19 @@ def mean_M_global(history: History, steps: np.ndarray) -> np.ndarray:
 
     A single record of a short run is of a few steps, so of a few dozen images, and scatters by a tenth.
     """
-    start = _start(history)
-    num_steps = np.diff(history["step"], prepend=start)
+    num_steps = np.diff(history["step"], prepend=0.0)
     total = np.concatenate([[0.0], np.cumsum(history["M_global"] * num_steps)])
-    ends = np.clip(np.concatenate([[start], steps]), start, history["step"][-1])
-    totals = np.interp(ends, np.concatenate([[start], history["step"]]), total)
+    ends = np.clip(np.concatenate([[0.0], steps]), 0.0, history["step"][-1])
+    totals = np.interp(ends, np.concatenate([[0.0], history["step"]]), total)
     means: np.ndarray = np.interp(ends[1:], history["step"], history["M_global"])  # where no step lies between
     np.divide(np.diff(totals), np.diff(ends), out=means, where=np.diff(ends) > 0)
     return means
 
 
-def _middles(start: float, steps: np.ndarray) -> np.ndarray:
-    """Of the intervals between `start` and each of `steps` in turn."""
-    middles: np.ndarray = (np.concatenate([[start], steps[:-1]]) + steps) / 2
+def _middles(steps: np.ndarray) -> np.ndarray:
+    """Of the intervals between step 0 and each of `steps` in turn."""
+    middles: np.ndarray = (np.concatenate([[0.0], steps[:-1]]) + steps) / 2
     return middles
-
-
-def _start(history: History) -> float:
-    """The step before the first record: 0, or the end of the warm-up, in which there is no G."""
-    return float(history["step"][0]) - 1
 
 
 def curves(history: History, gamma: float, theme: Theme, narrow: bool = False) -> bytes:
@@ -271,7 +264,7 @@ def distances(
     figure, (quality, distance, against) = _three_panels(7.3 if narrow else 3.15, 0.82, theme, narrow)
     quality.plot(history["step"], history["M_global"], color=theme.real, linewidth=0.6, alpha=0.45)
     quality.plot(
-        _middles(_start(history), measured["step"])[finite], M_global, "-o",
+        _middles(measured["step"])[finite], M_global, "-o",
         color=theme.real, linewidth=1.3, markersize=3,
     )  # fmt: skip
     _log_scale(quality, history["M_global"])
@@ -279,8 +272,8 @@ def distances(
     _label(distance, "face distance to held-out images", theme)
     _label(against, "distance against M_global", theme)
     for axes in (quality, distance):
-        first, last = _start(history), max(float(history["step"][-1]), 1.0)
-        axes.set_xlim(first - 0.02 * (last - first), last + 0.02 * (last - first))
+        last = max(float(history["step"][-1]), 1.0)
+        axes.set_xlim(-0.02 * last, 1.02 * last)
         axes.set_xlabel("step", color=theme.faint, fontsize=8, loc="right", labelpad=2)
     against.set_xlabel("M_global", color=theme.faint, fontsize=8, loc="right", labelpad=2)
     if len(steps):

@@ -158,7 +158,7 @@ class _Distances:
     @property
     def are_due(self) -> bool:
         step = self._training.num_done
-        return self._distance is not None and step % self._every == 0 and step > self._training.params.train.game_start
+        return self._distance is not None and step % self._every == 0
 
     def measure(self) -> dict[str, float]:
         """Adds the point of this step, and returns it as a metric."""
@@ -193,12 +193,10 @@ class _Pictures:
         self._held_out = file.held_out[:NUM_RECONSTRUCTIONS]
         self._train = file.train[:NUM_TILES]
         self._samples = self._train[:0]
-        # A power of two, so that the steps of a longer run are among those of a shorter one, and all have a record, but
-        # for the first.
-        train = training.params.train
-        self._first = train.game_start
+        # A power of two, so that the steps of a longer run are among those of a shorter one, and all but step 0 have a
+        # record.
         self._interval = 1
-        while self._interval * NUM_PICTURES < train.num_steps - self._first:
+        while self._interval * NUM_PICTURES < training.params.train.num_steps:
             self._interval *= 2
 
     @property
@@ -207,10 +205,8 @@ class _Pictures:
         return self._is_regular(step) or step == self._training.params.train.num_steps
 
     def draw(self) -> list[Path]:
-        """Writes those of this step, and returns them: none before G has begun, samples only where D has not."""
+        """Writes those of this step, and returns them; at step 0 samples alone."""
         step = self._training.num_done
-        if step < self._first:
-            return []
         return [self._write_samples(step), self._write_reconstructions(step)] if step else [self._write_samples(0)]
 
     def read(self) -> dict[str, bytes]:
@@ -234,7 +230,7 @@ class _Pictures:
         return warn_of_collapse(self._training.num_done, self._samples, self._train)
 
     def _is_regular(self, step: int) -> bool:
-        return step >= self._first and (step - self._first) % self._interval == 0
+        return step % self._interval == 0
 
     def _write_samples(self, step: int) -> Path:
         path = self._folder / "samples" / f"{step:07d}.png"

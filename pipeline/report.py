@@ -265,7 +265,6 @@ def _settings(description: Mapping[str, Any]) -> dict[str, str]:
         "n": f"{architecture['n_filters']}",
         "N_h": f"{architecture['N_h']}",
         "skip connections": "yes" if architecture["skip_connections"] else "no",
-        "flow before G": "yes" if architecture.get("has_flow") else "no",
         "seed": f"{parameters['seed']}",
         "device, precision": f"{description['device']}, {description['precision']}",
         "torch": str(description["versions"]["torch"]),

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import torch
 
     from began.divergence import DivergedError
-    from began.params import TrainParams
-    from began.progress import Progress
     from pipeline.run_state import Job, RunState
     from pipeline.signals import Stop
 
@@ -88,6 +86,7 @@ def _run(job: Job, start: RunState, stop: Stop) -> None:
     from began.checkpoint import write_model
     from began.devices import device_name, explained_memory
     from began.files import replace_folder
+    from began.progress import Progress
     from began.training import Training, train
     from pipeline import tracking
     from pipeline.progress import ProgressBar
@@ -118,15 +117,14 @@ def _run(job: Job, start: RunState, stop: Stop) -> None:
         ProgressBar("train") as bar,
         Recorder(job, start, training, folder, run) as recorder,
     ):
-        bar.update(_progress(start.step, settings.train))
+        num_images = num_steps * batch_size
+        bar.update(Progress(start.step * batch_size, num_images))
         for record in train(training, batches):
             recorder.keep(record)
             if record is not None:
                 note = f"M_global {record.M_global:.4f} · k_t {record.k_t:.3f}"
-                bar.update(_progress(record.step, settings.train, note))
+                bar.update(Progress(record.step * batch_size, num_images, note=note))
                 last = record
-            elif training.num_done < settings.train.game_start and training.num_done % 16 == 0:
-                bar.update(_progress(training.num_done, settings.train))
             # No state of the last step before the model is in its place: it would say that there is nothing to do.
             if training.num_done < num_steps:
                 if stop.kind is not None:
@@ -158,19 +156,6 @@ def _run(job: Job, start: RunState, stop: Stop) -> None:
     except OSError as error:  # the model itself is whole
         print(f"warning: {error}; more steps would start from an earlier state", file=sys.stderr)
     print(f"{job.model}: {num_steps} steps, M_global {last.M_global:.4f}, k_t {last.k_t:.3f}")
-
-
-def _progress(step: int, train: TrainParams, note: str = "") -> Progress:
-    """How far D's warm-up is, or G's flow, or the run."""
-    from began.progress import Progress
-
-    if step >= train.game_start:
-        played, to_play = step - train.game_start, train.num_steps - train.game_start
-        return Progress(played * train.batch_size, to_play * train.batch_size, note=note)
-    if step < train.warm_up_steps:
-        note = f"D alone; then {train.num_steps - train.game_start:,} steps with G"
-        return Progress(step * train.batch_size, train.warm_up_steps * train.batch_size, note=note)
-    return Progress(step - train.warm_up_steps, train.flow_steps, "steps", note="G's flow alone")
 
 
 def _start_from(job: Job, resume: Path | None) -> RunState:
@@ -231,8 +216,7 @@ def _rewind(job: Job, error: DivergedError) -> RunState:
     """The last good state with half the learning rate, as a new attempt; `error` again after MOST_REWINDS of them."""
     from pipeline.run_state import RunState
 
-    good_until = error.good_until if error.good_until is not None else job.settings.train.num_steps
-    state = RunState.newest([state for state in job.states.all() if state.step <= good_until])
+    state = RunState.newest(job.states.all())
     if state is None:
         raise error
     num_rewinds = int(state.training["num_rewinds"]) + 1
