@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from began.checkpoint import DESCRIPTION, GENERATOR, read_description, read_model
+from began.files import replace_file
 from began.images import read_png, tiles
 from began.networks import Generator
 from pipeline.plots import History, read_distances, read_history
@@ -65,6 +66,18 @@ def read_runs(names: Sequence[str]) -> list[Run]:
         return _with_distinct_labels([_read_run(name, revisions, store) for name in names])
 
 
+def fetch(name: str, path: str, to: Path) -> None:
+    """Writes the file `path` of the experiment or git revision `name` to `to`, from git or from DVC's cache.
+
+    ValueError naming `name` when there is no such revision, or when the file is not to be had.
+    """
+    revisions = _Revisions(main_root(), to.parent)
+    commit = revisions.commit_of(name)
+    if commit is None:
+        raise ValueError(f"{name}: no DVC experiment or git revision has this name")
+    revisions.fetch_file(commit, name, path, to)
+
+
 class _Revisions:
     """The experiments and commits of a repository, and the models that DVC's cache holds of them."""
 
@@ -94,7 +107,7 @@ class _Revisions:
         folder = self._scratch / commit
         if (folder / REPORT).exists():  # fetched before
             return folder
-        with self._explained(name):
+        with self._explained(name, MODEL):
             files = self._files(commit)
             (folder / MODEL).parent.mkdir(parents=True, exist_ok=True)
             files.get(MODEL, str(folder / MODEL), recursive=True)
@@ -105,6 +118,11 @@ class _Revisions:
             except Exception:  # not every revision is evaluated, and a cache may have lost it
                 (folder / REPORT / file).unlink(missing_ok=True)
         return folder
+
+    def fetch_file(self, commit: str, name: str, path: str, to: Path) -> None:
+        """Writes one file of the revision to `to`. ValueError naming `name` when the file is not to be had."""
+        with replace_file(to) as temporary, self._explained(name, path):
+            self._files(commit).get(path, str(temporary))
 
     def with_model(self, model_digest: str, first: str | None) -> tuple[str, str] | None:
         """Name and commit of an experiment, or of HEAD, whose model has this digest and is in the cache.
@@ -155,12 +173,12 @@ class _Revisions:
         return answer.stdout.strip()
 
     @contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
+    def _explained(self, name: str, path: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # DVC's own, those of its caches and of its git library share no base
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ValueError(f"{name}: {MODEL} of this revision is not to be had from DVC's cache: {reason}") from None
+            raise ValueError(f"{name}: {path} of this revision is not to be had from DVC's cache: {reason}") from None
 
 
 class _Store:

@@ -1,0 +1,152 @@
+"""Rows of settings → runs: each row is a DVC experiment of this repository, one after the other.
+
+DVC's run cache knows what was trained before, so a sweep that was killed goes on where it stopped, and one that is
+called again only reads its results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from began.files import replace_file
+from pipeline.plots import History
+from pipeline.runs import Run, read_runs
+
+FOLDER = Path("experiments")  # of the records, in the repository's root
+RATIO, LEAST_K_T, MOST_K_T = "L_fake/L_real", "k_t_min", "k_t_max"
+
+Entry = dict[str, Any]  # of a record: name, settings, comment, and either versions and numbers or an error
+Value = float | int | bool | str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment. settings: dotted names of params.yaml → values that differ from those there."""
+
+    name: str
+    settings: Mapping[str, Value]
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row that ran. numbers: those of its report, and those of its curve (`curve_numbers`)."""
+
+    row: Row
+    run: Run
+    numbers: Mapping[str, float | None]
+
+
+def run_rows(rows: Sequence[Row], record: Path, earlier: Iterable[Entry] = ()) -> list[Finished]:
+    """Runs each row as `dvc exp run --temp`, in the current folder's repository; those that finished, in order.
+
+    An older experiment of the same name is replaced. A row that fails is told in one line on standard error, and the
+    others go on. After each row `record` is written: a JSON list with a line for each entry of `earlier` and for each
+    row so far, with its settings and either its numbers or its error.
+    """
+    finished = []
+    entries = list(earlier)
+    for i, row in enumerate(rows, 1):
+        print(f"{i} of {len(rows)}: {row.name}", file=sys.stderr, flush=True)
+        entry: Entry = {"name": row.name, "settings": dict(row.settings), "comment": row.comment}
+        try:
+            _run(row)
+            [run] = read_runs([row.name])
+        except ValueError as error:
+            print(f"{row.name} failed: {error}", file=sys.stderr, flush=True)
+            entry["error"] = str(error)
+        else:
+            numbers = {**run.numbers, **(curve_numbers(run.history) if run.history else {})}
+            finished.append(Finished(row, run, numbers))
+            entry |= {"versions": run.versions, "numbers": numbers}
+        entries.append(entry)
+        _write(record, entries)
+    return finished
+
+
+def read_record(record: Path) -> list[Entry]:
+    """The entries that `run_rows` wrote; none where there is no such file."""
+    if not record.is_file():
+        return []
+    entries: list[Entry] = json.loads(record.read_text(encoding="utf-8"))
+    return entries
+
+
+def curve_numbers(history: History) -> dict[str, float | None]:
+    """The balance of a run: L(G(z)) / L(x), and the least and the largest k_t.
+
+    The first is a ratio of means over the last third of the records, and should be γ. k_t is that of the second half;
+    where it reaches 0 or 1 there is no balance.
+    """
+    num = len(history["step"])
+    L_fake, L_real = (float(history[name][-max(num // 3, 1) :].mean()) for name in ("L_fake", "L_real"))
+    k_t = history["k_t"][num // 2 :]
+    return {RATIO: L_fake / L_real if L_real else None, LEAST_K_T: float(k_t.min()), MOST_K_T: float(k_t.max())}
+
+
+def with_seeds(rows: Iterable[Row], seeds: Sequence[int]) -> list[Row]:
+    """Each row with each seed, named NAME-seed-SEED."""
+    return [
+        Row(f"{row.name}-seed-{seed}", {**row.settings, "seed": seed}, row.comment) for row in rows for seed in seeds
+    ]
+
+
+def call(program: Callable[[], bool]) -> None:
+    """Ends with exit code 0 when `program` says that all went well, else with 1.
+
+    A user's mistake, a ValueError, ends with one line and exit code 2.
+    """
+    try:
+        sys.exit(0 if program() else 1)
+    except ValueError as error:
+        print(f"experiments: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(row: Row) -> None:
+    """ValueError saying in one line why the experiment failed. What its stages print goes on to standard error."""
+    _forget(row.name)
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", row.name]
+    for key, value in row.settings.items():
+        command += ["-S", f"{key}={json.dumps(value)}"]
+    # The stages run whatever `python` comes first.
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    reason = ""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            sys.stderr.write(line)
+            # A stage's own line says more than that of DVC, which comes after it.
+            if line.startswith("began: ") or (line.startswith("ERROR: ") and not reason):
+                reason = line.strip()
+    if process.returncode != 0:
+        raise ValueError(reason or f"dvc exp run ended with exit code {process.returncode}")
+
+
+def _forget(name: str) -> None:
+    """Removes experiments of this name, of any commit: DVC refuses to replace one, and a name should mean one run.
+
+    Their results stay in DVC's cache.
+    """
+    references = subprocess.run(
+        ["git", "for-each-ref", "--format=delete %(refname)", f"refs/exps/*/*/{name}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    subprocess.run(["git", "update-ref", "--stdin"], input=references.stdout, text=True, check=True)
+
+
+def _write(record: Path, entries: Iterable[Entry]) -> None:
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    with replace_file(record) as temporary:
+        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

@@ -1,0 +1,78 @@
+"""The search for the quick profile's settings: rows of docs/quick-profile.md.
+
+    python -m experiments.search [--seeds 0] [ROW ...]
+
+Runs the named rows, or all, and adds them to experiments/search.json, where a run of the same name is replaced. The
+table has every row of the list below that is in the record, with all its seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from experiments.page import numbers_table, write_table
+from experiments.runs import FOLDER, Entry, Row, Value, call, read_record, run_rows, with_seeds
+
+RECORD = FOLDER / "search.json"
+PAGE = Path("docs/quick-profile.md")
+
+
+def _train(**settings: Value) -> dict[str, Value]:
+    """Settings of the quick profile's training."""
+    return {f"profiles.quick.train.{key}": value for key, value in settings.items()}
+
+
+ROWS = (
+    Row("baseline", {}, "params.yaml as it is"),
+    Row("n-16", _train(n_filters=16), "narrower networks: more steps fit into the same time"),
+    Row("n-24", _train(n_filters=24)),
+    Row("n-32", _train(n_filters=32), "wider networks"),
+    Row("rate-5e-4", _train(learning_rate=5e-4), "a lower rate, nearer to the paper’s 1e-4"),
+    Row("rate-1e-3", _train(learning_rate=1e-3)),
+    Row("rate-2e-3", _train(learning_rate=2e-3)),
+    Row("lambda-k-0.01", {"lambda_k": 0.01}, "k_t moves slowly, though ten times as fast as the paper’s"),
+    Row("lambda-k-0.03", {"lambda_k": 0.03}),
+    Row("lambda-k-0.1", {"lambda_k": 0.1}, "k_t answers within some ten steps"),
+    Row("gamma-0.7", {"gamma": 0.7}),
+    Row("gamma-0.8", {"gamma": 0.8}),
+    Row("gamma-0.9", {"gamma": 0.9}),
+)
+
+
+def main() -> bool:
+    """Whether every run finished."""
+    names = [row.name for row in ROWS]
+    parser = argparse.ArgumentParser(description="The search for the quick profile's settings")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(names)}; all by default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+    if unknown := set(arguments.rows) - set(names):
+        raise ValueError(f"{min(unknown)}: no such row, expected one of {', '.join(names)}")
+    chosen = [row for row in ROWS if not arguments.rows or row.name in arguments.rows]
+    rows = [Row(f"search-{row.name}", row.settings, row.comment) for row in with_seeds(chosen, arguments.seeds)]
+    again = {row.name for row in rows}
+    finished = run_rows(rows, RECORD, [entry for entry in read_record(RECORD) if entry["name"] not in again])
+    write_table(PAGE, "search", table(read_record(RECORD)))
+    return len(finished) == len(rows)
+
+
+def table(entries: Iterable[Entry]) -> str:
+    """The list's rows that `entries` of the record have numbers of, with what differs and why."""
+    lines = {}
+    for row in ROWS:
+        found = [
+            entry["numbers"]
+            for entry in entries
+            if entry["name"].startswith(f"search-{row.name}-seed-") and "numbers" in entry
+        ]
+        if found:
+            settings = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in row.settings.items())
+            described = ": ".join(part for part in (settings, row.comment) if part)
+            lines[f"{row.name} ({described})"] = found
+    return numbers_table("row", lines)
+
+
+if __name__ == "__main__":
+    call(main)

@@ -1,0 +1,67 @@
+"""One key of params.yaml, several values and seeds → a picture, a table on a page of docs/, and a record.
+
+`experiments.gamma` and `experiments.clutter` each vary one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.page import numbers_table, write_table
+from experiments.runs import FOLDER, Finished, Row, Value, run_rows, with_seeds
+
+
+@dataclass(frozen=True)
+class Varied:
+    """The key to vary. name: of the record, of the page's marks, and the first part of each experiment's name."""
+
+    name: str
+    key: str
+    label: str  # as the table and the pictures call it
+    values: Sequence[str]  # numbers as they are written, which the experiments are named by
+    page: Path
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What finished, by value, in the order of the values; within a value, in that of the seeds."""
+
+    runs: Mapping[str, Sequence[Finished]]
+    is_complete: bool
+
+    def of_first_seed(self) -> Mapping[str, Finished]:
+        """The first run of each value."""
+        return {value: runs[0] for value, runs in self.runs.items()}
+
+
+def vary(varied: Varied, description: str) -> Results:
+    """Runs what the command line asks for, writes the record, and rewrites the table on the page.
+
+    ValueError when no run finished, or when the page has no place for the table.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(f"--{varied.name}s", dest="values", type=_number, nargs="+", default=list(varied.values))
+    arguments = parser.parse_args()
+    named = {
+        value: with_seeds([Row(f"{varied.name}-{value}", {**varied.fixed, varied.key: float(value)})], arguments.seeds)
+        for value in arguments.values
+    }
+    rows = [row for of_value in named.values() for row in of_value]
+    finished = {run.row.name: run for run in run_rows(rows, FOLDER / f"{varied.name}.json")}
+    if not finished:
+        raise ValueError(f"none of the {len(rows)} runs finished")
+    runs = {value: [finished[row.name] for row in rows if row.name in finished] for value, rows in named.items()}
+    runs = {value: found for value, found in runs.items() if found}
+    table = numbers_table(varied.label, {value: [run.numbers for run in found] for value, found in runs.items()})
+    write_table(varied.page, varied.name, table)
+    return Results(runs, len(finished) == len(rows))
+
+
+def _number(text: str) -> str:
+    float(text)
+    return text
