@@ -55,11 +55,10 @@ class TextbookTraining:
         lambda_k: float = 0.001,
         learning_rate: float = 1e-4,
         normal_z: bool = False,
-        batch_norm: bool = False,
     ) -> None:
         """Starts from copies of the weights of `G` and `D`, on their device.
 
-        normal_z: z is normal, not uniform. batch_norm: behind each convolution but the last, before the ELU.
+        normal_z: z is normal, not uniform.
         """
         device = next(G.parameters()).device
         size = SMALLEST * 2 ** (len(G.convolutions) // 2 - 1)
@@ -68,10 +67,6 @@ class TextbookTraining:
         self.D = PlainDiscriminator(*architecture).to(device)
         self.G.load_state_dict(G.state_dict())
         self.D.load_state_dict(D.state_dict())
-        if batch_norm:
-            _normalise(self.G)
-            _normalise(self.D.encoder)
-            _normalise(self.D.decoder)
         self.normal_z = normal_z
         self.adam_G = torch.optim.Adam(self.G.parameters(), lr=learning_rate, betas=(0.5, 0.999))
         self.adam_D = torch.optim.Adam(self.D.parameters(), lr=learning_rate, betas=(0.5, 0.999))
@@ -121,12 +116,3 @@ def reset_to_pytorch(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.reset_parameters()
-
-
-def _normalise(network: Encoder | Decoder) -> None:
-    """BatchNorm behind each convolution of `network` but the decoder's last."""
-    for name, convolution in list(network.named_modules()):
-        if isinstance(convolution, nn.Conv2d) and name != "last":
-            wrapped = nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels).to(convolution.weight.device))
-            parent, _, key = name.rpartition(".")
-            setattr(network.get_submodule(parent), key, wrapped)
