@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from began.files import replace_file
-from experiments.runs import LEAST_K_T, MOST_K_T, RATIO
+from experiments.runs import FRECHET, LEAST_K_T, MOST_K_T, RATIO
 from pipeline.page import format_number
 
 Numbers = Mapping[str, float | None]
@@ -30,8 +30,8 @@ COLUMNS = (
     Column("coverage_face", "coverage", "coverage_face_baseline"),
     Column("recall_face", "recall", "recall_face_baseline"),
     Column("precision_face", "precision", "precision_face_baseline"),
-    Column("frechet_face", "Fréchet", "frechet_face_baseline"),
-    Column("M_global", "M_global at the end"),
+    Column(FRECHET, "Fréchet / real"),
+    Column("rank_correlation", "rank correlation"),
 )
 
 

@@ -26,6 +26,7 @@ COLUMNS = 12  # faces in a row
 FACE_PIXELS = 64  # small faces are repeated up to it, so that a browser does not blur them
 GAP = 6  # pixels between rows
 SEED = 0  # of z
+LABEL_HEIGHT = 0.065  # of a line's name, on an axis from 0 to 1.1
 SHARES = {"spread": "spread", "coverage_face": "coverage", "recall_face": "recall", "precision_face": "precision"}
 
 
@@ -75,24 +76,21 @@ def against_gamma(path: Path, numbers: Mapping[float, Sequence[Numbers]]) -> Non
     ends = (min(numbers), max(numbers))
     balance.plot(ends, ends, color=LIGHT.faint, linewidth=0.9, linestyle=(0, (4, 3)))
     _dots_and_means(balance, numbers, RATIO, LIGHT.real)
+    at_end = {}
     for colour, (name, label) in zip(LIGHT.runs, SHARES.items(), strict=False):
         last = _dots_and_means(shares, numbers, name, colour)
         if last is not None:
-            shares.annotate(
-                label, last, xytext=(8, 0), textcoords="offset points", color=colour, fontsize=8, va="center",
-                annotation_clip=False,
-            )  # fmt: skip
-    shares.set_ylim(bottom=0)
+            at_end[label] = last, colour
+    shares.set_ylim(0, 1.1)
+    _name_ends(shares, at_end)
     for axes in (balance, shares):
         axes.set_xticks(sorted(numbers))
         axes.set_xlabel("γ", color=LIGHT.faint, fontsize=8, loc="right", labelpad=2)
     _write(path, figure)
 
 
-def _dots_and_means(
-    axes: Axes, numbers: Mapping[float, Sequence[Numbers]], name: str, colour: str
-) -> tuple[float, float] | None:
-    """The line's right end."""
+def _dots_and_means(axes: Axes, numbers: Mapping[float, Sequence[Numbers]], name: str, colour: str) -> float | None:
+    """The height of the line's right end; None where no seed has the number."""
     values = {
         gamma: [value for numbers in seeds if (value := numbers.get(name)) is not None]
         for gamma, seeds in sorted(numbers.items())
@@ -101,7 +99,18 @@ def _dots_and_means(
     axes.plot(list(means), list(means.values()), color=colour, linewidth=1.3)
     for gamma, found in values.items():
         axes.plot([gamma] * len(found), found, "o", color=colour, markersize=3, alpha=0.7)
-    return list(means.items())[-1] if means else None
+    return list(means.values())[-1] if means else None
+
+
+def _name_ends(axes: Axes, at_end: Mapping[str, tuple[float, str]]) -> None:
+    """Names lines right of the axes, at the height where each ends, in its colour; moved up where two would overlap."""
+    lowest = 0.0
+    for label, (end, colour) in sorted(at_end.items(), key=lambda item: item[1][0]):
+        height = max(end, lowest)
+        axes.text(
+            1.02, height, label, transform=axes.get_yaxis_transform(), color=colour, fontsize=8, va="center_baseline"
+        )
+        lowest = height + LABEL_HEIGHT
 
 
 def _figure(width: float, height: float, dots: int) -> Figure:

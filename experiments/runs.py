@@ -21,6 +21,7 @@ from pipeline.runs import Run, read_runs
 
 FOLDER = Path("experiments")  # of the records, in the repository's root
 RATIO, LEAST_K_T, MOST_K_T = "L_fake/L_real", "k_t_min", "k_t_max"
+FRECHET = "frechet_face/real"
 
 Entry = dict[str, Any]  # of a record: name, settings, comment, and either versions and numbers or an error
 Value = float | int | bool | str | None
@@ -37,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Finished:
-    """A row that ran. numbers: those of its report, and those of its curve (`curve_numbers`)."""
+    """A row that ran. numbers: those of its report, and what was made of them and of its curve (`numbers_of`)."""
 
     row: Row
     run: Run
@@ -63,7 +64,7 @@ def run_rows(rows: Sequence[Row], record: Path, earlier: Iterable[Entry] = ()) -
             print(f"{row.name} failed: {error}", file=sys.stderr, flush=True)
             entry["error"] = str(error)
         else:
-            numbers = {**run.numbers, **(curve_numbers(run.history) if run.history else {})}
+            numbers = numbers_of(run)
             finished.append(Finished(row, run, numbers))
             entry |= {"versions": run.versions, "numbers": numbers}
         entries.append(entry)
@@ -77,6 +78,13 @@ def read_record(record: Path) -> list[Entry]:
         return []
     entries: list[Entry] = json.loads(record.read_text(encoding="utf-8"))
     return entries
+
+
+def numbers_of(run: Run) -> dict[str, float | None]:
+    """Those of its report, the balance of its curve, and the Fréchet distance over that of real images."""
+    distance, real = (run.numbers.get(name) for name in ("frechet_face", "frechet_face_baseline"))
+    ratio = distance / real if distance is not None and real else None
+    return {**run.numbers, FRECHET: ratio, **(curve_numbers(run.history) if run.history else {})}
 
 
 def curve_numbers(history: History) -> dict[str, float | None]:

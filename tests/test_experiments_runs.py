@@ -1,0 +1,114 @@
+"""Rows of settings through the real pipeline in a fresh clone, and tables between the marks of a page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import search
+from experiments.page import numbers_table, write_table
+from experiments.runs import Row, call, curve_numbers, read_record, run_rows
+from pipeline.runs import fetch
+from tests.clone import Clone, make_clone
+
+TINY = {
+    "preprocess": {"held_out": 0.4},
+    "train": {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 24, "evaluate_every": 0},
+    "evaluate": {"num_samples": 16},
+}
+ROWS = (
+    Row("too-much", {"gamma": 2}),
+    Row("unknown", {"gama": 0.5}),
+    Row("good", {"gamma": 0.5, "profiles.quick.train.n_filters": 8}, "wider"),
+)
+
+
+@pytest.fixture
+def clone(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    """A clone in which nothing has run, as the current folder."""
+    clone = make_clone(repository, tmp_path, gamma=0.9, download={"num_images": 60}, quick=TINY)
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.chdir(clone.root)
+    return clone
+
+
+@pytest.mark.timeout(900)  # runs the whole pipeline
+def test_rows_run_beside_failing_ones_and_a_second_call_trains_nothing(
+    clone: Clone, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    record = tmp_path / "record.json"
+    [good] = run_rows(ROWS, record, [{"name": "earlier"}])
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if line.startswith(("too-much failed: began:", "unknown failed: ERROR:"))] == [
+        line for line in told if " failed: " in line
+    ]
+    assert "Running stage 'train':" in told
+    assert good.row.name == "good" and good.run.G is not None
+    assert good.run.parameters["gamma"] == "0.5" and good.run.parameters["train.n_filters"] == "8"
+    assert good.numbers["frechet_face"] is not None and good.numbers["L_fake/L_real"] is not None
+    earlier, too_much, unknown, entry = read_record(record)
+    assert earlier == {"name": "earlier"}
+    assert "gamma" in too_much["error"] and "gama" in unknown["error"]
+    assert entry["settings"] == ROWS[-1].settings and entry["comment"] == "wider"
+    assert entry["numbers"] == good.numbers
+
+    [again] = run_rows(ROWS[-1:], record)
+    told = capsys.readouterr().err.splitlines()
+    assert not any(line.startswith("Running stage") for line in told)
+    assert again.run.model_digest == good.run.model_digest and again.numbers == good.numbers
+
+    fetch("good", "data/images.h5", tmp_path / "images.h5")
+    assert (tmp_path / "images.h5").stat().st_size > 60 * 32 * 32 * 3
+    with pytest.raises(ValueError, match="good: data/nothing of this revision is not to be had"):
+        fetch("good", "data/nothing", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("program", ["gamma", "clutter", "search", "convergence"])
+def test_a_page_has_the_marks_of_its_program(program: str, repository: Path, tmp_path: Path) -> None:
+    page = {"search": "quick-profile"}.get(program, program)
+    copy = tmp_path / "page.md"
+    copy.write_text((repository / "docs" / f"{page}.md").read_text(encoding="utf-8"), encoding="utf-8")
+    write_table(copy, program, "| a |")
+    assert f"<!-- table {program} -->\n| a |\n<!-- end of table {program} -->\n" in copy.read_text(encoding="utf-8")
+
+
+def test_a_table_leaves_the_rest_of_its_page_untouched(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n<!-- table a -->\nold\n<!-- end of table a -->\n\n<!-- table b -->\nthe end")
+    write_table(page, "a", "| new |")
+    assert page.read_text() == (
+        "# Title\n\n<!-- table a -->\n| new |\n<!-- end of table a -->\n\n<!-- table b -->\nthe end"
+    )
+    with pytest.raises(ValueError, match=r"page\.md: expected one line '<!-- table b -->'"):
+        write_table(page, "b", "| new |")
+
+
+def test_a_table_has_means_and_ranges_of_seeds_and_a_line_of_real_images() -> None:
+    seeds = [{"spread": 0.5, "spread_baseline": 1.0}, {"spread": 0.7, "spread_baseline": 1.0, "coverage_face": None}]
+    header, _, line, real = (row.split(" | ") for row in numbers_table("γ", {"0.4": seeds}).splitlines())
+    spread, coverage = header.index("spread"), header.index("coverage")
+    assert (line[0], line[spread], line[coverage]) == ("| 0.4", "0.600 (0.500–0.700)", "–")
+    assert (real[0], real[spread]) == ("| real images", "1.000")
+
+
+def test_the_balance_is_of_the_last_third_and_k_t_of_the_second_half() -> None:
+    steps = np.arange(12.0)
+    history = {
+        "step": steps,
+        "L_real": np.where(steps < 8, 9.0, 2.0),
+        "L_fake": np.where(steps < 8, 9.0, 1.0),
+        "k_t": np.where(steps < 6, 0.0, steps / 20),
+    }
+    assert curve_numbers(history) == {"L_fake/L_real": 0.5, "k_t_min": 0.3, "k_t_max": 0.55}
+
+
+def test_a_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["search", "nonsense"])
+    with pytest.raises(SystemExit) as ended:
+        call(search.main)
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("experiments: nonsense: no such row, expected one of baseline, ")
