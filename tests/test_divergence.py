@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from began.divergence import COLLAPSE_WARM_UP, COLLAPSED_SHARE, STEPS_AT_BOUND, warn_of_collapse, warn_of_k_t
+from began.divergence import COLLAPSE_GRACE_STEPS, COLLAPSED_SHARE, STEPS_AT_BOUND, warn_of_collapse, warn_of_k_t
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
 
@@ -14,18 +14,18 @@ def alike(share: float) -> np.ndarray:
 
 
 def test_one_image_over_and_over_is_a_collapse():
-    assert "varied 0.00 times" in warn_of_collapse(COLLAPSE_WARM_UP, alike(0.0), IMAGES)
-    assert warn_of_collapse(COLLAPSE_WARM_UP, alike(COLLAPSED_SHARE * 0.9), IMAGES) is not None
+    assert "varied 0.00 times" in warn_of_collapse(COLLAPSE_GRACE_STEPS, alike(0.0), IMAGES)
+    assert warn_of_collapse(COLLAPSE_GRACE_STEPS, alike(COLLAPSED_SHARE * 0.9), IMAGES) is not None
 
 
 def test_varied_samples_are_none_and_nor_is_a_generator_that_has_just_begun():
-    assert warn_of_collapse(COLLAPSE_WARM_UP, alike(COLLAPSED_SHARE * 1.1), IMAGES) is None
-    assert warn_of_collapse(COLLAPSE_WARM_UP, IMAGES, IMAGES) is None
-    assert warn_of_collapse(COLLAPSE_WARM_UP - 1, alike(0.0), IMAGES) is None
+    assert warn_of_collapse(COLLAPSE_GRACE_STEPS, alike(COLLAPSED_SHARE * 1.1), IMAGES) is None
+    assert warn_of_collapse(COLLAPSE_GRACE_STEPS, IMAGES, IMAGES) is None
+    assert warn_of_collapse(COLLAPSE_GRACE_STEPS - 1, alike(0.0), IMAGES) is None
 
 
 def test_images_that_are_all_the_same_say_nothing_about_the_generator():
-    assert warn_of_collapse(COLLAPSE_WARM_UP, IMAGES, alike(0.0)) is None
+    assert warn_of_collapse(COLLAPSE_GRACE_STEPS, IMAGES, alike(0.0)) is None
 
 
 def test_k_t_is_told_after_a_thousand_steps_at_its_bound():

@@ -9,7 +9,7 @@ import torch
 from began import embedding
 from began.batches import output_to_pixels, pixels_to_input
 from began.embedding import embed
-from began.networks import Discriminator, Generator
+from began.networks import Generator
 from began.progress import Progress
 
 HALF_A_LEVEL = 1 / 255  # of 255, where white is 1 and black −1
@@ -34,17 +34,8 @@ def images(G: Generator, z: torch.Tensor) -> np.ndarray:
     return output_to_pixels(G(z).detach()).numpy()
 
 
-def other_D(G: Generator) -> Discriminator:
-    """A discriminator that knows nothing of `G`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(9)
-        return Discriminator(32, G.n_filters, G.project.in_features, G.skip_connections)
-
-
-def run(
-    G: Generator, images: np.ndarray, num_steps: int = 60, seed: int = 0, D: Discriminator | None = None
-) -> torch.Tensor:
-    generator = embed(G, other_D(G) if D is None else D, images, seed, num_steps)
+def run(G: Generator, images: np.ndarray, num_steps: int = 60, seed: int = 0) -> torch.Tensor:
+    generator = embed(G, images, seed, num_steps)
     while True:
         try:
             progress = next(generator)
@@ -71,30 +62,13 @@ def test_more_steps_come_nearer(G: Generator, images: np.ndarray) -> None:
     assert many < few
 
 
-def test_without_steps_it_is_the_nearest_of_the_random_z_or_the_embedding(G: Generator, images: np.ndarray) -> None:
-    D = other_D(G)
+def test_without_steps_it_is_the_nearest_of_the_random_z(G: Generator, images: np.ndarray) -> None:
     starts = embedding.draw_z(embedding.NUM_STARTS, 8, seed=3)
     expected = []
     for x in pixels_to_input(torch.from_numpy(images)):
-        candidates = torch.cat((starts, embedding._z_of_embedding(G, D, x[None])))
         with torch.no_grad():
-            expected.append(candidates[(G(candidates) - x).abs().sum(dim=(1, 2, 3)).argmin()])
-    torch.testing.assert_close(run(G, images, 0, 3, D), torch.stack(expected), rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize("has_flow", [False, True])
-def test_where_G_began_as_the_decoder_of_D_an_embedding_gives_the_reconstruction(has_flow: bool) -> None:
-    torch.manual_seed(3)
-    D, G = Discriminator(32, 8, 8, True), Generator(32, 8, 8, True, has_flow)
-    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    x = pixels_to_input(torch.from_numpy(images))
-    with torch.no_grad():
-        h = D.encoder(x)
-        G.start_as(D.decoder, 2 * torch.randn(400, 8) * h.std(dim=0) + h.mean(dim=0))
-        reconstructed = D(x)
-        made = G(embedding._z_of_embedding(G, D, x))
-    torch.testing.assert_close(made, reconstructed, rtol=0, atol=0.01)
-    assert (reconstructed - G(torch.zeros(1, 8))).abs().max() > 0.1
+            expected.append(starts[(G(starts) - x).abs().sum(dim=(1, 2, 3)).argmin()])
+    assert torch.equal(run(G, images, 0, 3), torch.stack(expected))
 
 
 def test_z_stays_in_the_unit_cube(G: Generator) -> None:
@@ -121,17 +95,6 @@ def test_only_z_gets_a_gradient_and_the_generator_stays(G: Generator, images: np
     assert not found.requires_grad
     assert all(weight.grad is None and weight.requires_grad for weight in G.parameters())
     assert all(torch.equal(before[name], weight) for name, weight in G.state_dict().items())
-
-
-def test_images_of_a_generator_with_a_flow_are_found_again() -> None:
-    torch.manual_seed(0)
-    G = Generator(32, 8, 8, True, has_flow=True)
-    z = torch.rand(3, 8, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
-    with torch.no_grad():
-        G.last.weight /= 2
-        images = output_to_pixels(G(z)).numpy()
-    assert (losses(G, run(G, images, num_steps=0), images) > 3 * HALF_A_LEVEL).all()
-    assert (losses(G, run(G, images, num_steps=200), images) < HALF_A_LEVEL).all()
 
 
 @torch.no_grad()

@@ -68,8 +68,6 @@ def write_params(path: Path, repository: Path, num_samples: int) -> None:
         "n_filters": 2,
         "N_h": 4,
         "batch_size": 4,
-        "warm_up_steps": 0,
-        "flow_steps": 0,
         "num_steps": 8,
         "precision": "float32",
     }

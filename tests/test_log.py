@@ -86,8 +86,6 @@ def make_noise(folder: Path, batch_size: int, num_steps: int) -> None:
     settings = {
         "n_filters": 2,
         "N_h": 4,
-        "warm_up_steps": 0,
-        "flow_steps": 0,
         "batch_size": batch_size,
         "num_steps": num_steps,
         "precision": "float32",

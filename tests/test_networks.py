@@ -91,60 +91,6 @@ def test_folded_decoder_is_the_plain_decoder(skip_connections, carry):
         torch.testing.assert_close(decoder(h), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_G_starts_as_the_decoder_of_vectors_like_the_embeddings():
-    """Mean and covariance of what enters the convolutions; from there on G is D's decoder."""
-    torch.manual_seed(0)
-    G, decoder = Generator(32, 2, 6, True).double(), Decoder(32, 2, 6, True).double()
-    torch.nn.init.normal_(decoder.project.bias)
-    h = torch.randn(5000, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64) + 3
-    G.start_as(decoder, h)
-    z = torch.rand(400_000, 6, dtype=torch.float64) * 2 - 1
-    ours, theirs = G.project(z), decoder.project(h)
-    scale = theirs.std()
-    assert (ours.mean(0) - theirs.mean(0)).abs().max() < 0.02 * scale
-    assert (torch.cov(ours.T) - torch.cov(theirs.T)).abs().max() < 0.02 * scale**2
-    with torch.no_grad():
-        decoder.project.load_state_dict(G.project.state_dict())
-        torch.testing.assert_close(G(z[:4]), decoder(z[:4]))
-
-
-def test_with_a_flow_G_starts_as_the_decoder_behind_it():
-    """What `start_as` returns for h has mean 0, covariance 1, and behind the flow G makes of it what D makes of h."""
-    torch.manual_seed(0)
-    G, decoder = Generator(32, 2, 6, True, has_flow=True).double(), Decoder(32, 2, 6, True).double()
-    torch.nn.init.normal_(decoder.project.bias)
-    h = torch.randn(50, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64) + 3
-    before = {name: tensor.clone() for name, tensor in G.flow.state_dict().items()}
-    w = G.start_as(decoder, h)
-    torch.testing.assert_close(w.mean(0), torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-12)
-    torch.testing.assert_close(torch.cov(w.T), torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-12)
-    torch.testing.assert_close(Decoder.forward(G, w), decoder(h))
-    assert all(torch.equal(before[name], tensor) for name, tensor in G.flow.state_dict().items())
-    z = torch.rand(4, 6, dtype=torch.float64)
-    torch.testing.assert_close(G(z), Decoder.forward(G, G.flow(z)))
-
-
-def test_embeddings_that_are_alike_along_an_axis_stay_finite():
-    G, decoder = Generator(32, 2, 4, True, has_flow=True), Decoder(32, 2, 4, True)
-    h = torch.randn(20, 4)
-    h[:, 1] = 3.3 * h[:, 0]
-    h[:, 2] = 100.0
-    assert G.start_as(decoder, h).abs().max() < 10
-
-
-def test_a_start_again_keeps_the_way_that_the_axes_pointed():
-    """Another machine's eigenvectors may be turned; what the flow has learned half of must not turn with them."""
-    torch.manual_seed(0)
-    G, decoder = Generator(32, 2, 6, True, has_flow=True), Decoder(32, 2, 6, True)
-    h = torch.randn(50, 6) @ torch.randn(6, 6)
-    w = G.start_as(decoder, h)
-    turned = torch.tensor([1.0, -1, -1, 1, -1, 1])
-    with torch.no_grad():
-        G.project.weight.mul_(turned)  # as if it had been that machine's
-    torch.testing.assert_close(G.start_as(decoder, h, again=True), w * turned)
-    torch.testing.assert_close(G.start_as(decoder, h, again=True), w * turned)
-
-
 def test_upsample_convolve_equals_upsampling_then_convolving_borders_included():
     torch.manual_seed(2)
     convolution = nn.Conv2d(3, 4, 3, padding=1).double()

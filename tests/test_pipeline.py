@@ -19,7 +19,7 @@ from tests.clone import Clone, make_clone
 
 TINY = {
     "preprocess": {"held_out": 0.4},
-    "train": {"n_filters": 4, "N_h": 8, "batch_size": 4, "warm_up_steps": 0, "flow_steps": 0, "num_steps": 24},
+    "train": {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 24},
     "evaluate": {"num_samples": 16},
 }
 NUM_IMAGES = 60

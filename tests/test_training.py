@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,29 +17,28 @@ from began.batches import MOST_PLANNED, Batches, PinnedBatches, ResidentBatches
 from began.devices import bfloat16_slowdown, explained_memory, resolve_device, resolve_precision
 from began.divergence import DivergedError
 from began.equilibrium import scale_gradient
-from began.flow import disturbed
 from began.networks import Discriminator, Generator, uniform_z
 from began.params import Params, load_params
 from began.sampling import draw_z
 from began.seeds import derive_seed
-from began.training import MOST_STEPS_A_RECORD, NUM_EMBEDDED, Players, Record, Training, record_interval, train
+from began.training import MOST_STEPS_A_RECORD, Players, Record, Training, record_interval, train
 from benchmarks.train_step import cases, gflop_per_image
 
 CPU = torch.device("cpu")
+PARAMS = Path(__file__).parents[1] / "params.yaml"
 
 
 def settings(gamma: float = 0.7, lambda_k: float = 0.01, seed: int = 0, **changes) -> Params:
     """params.yaml's quick profile, made tiny and slow; `changes` go to its train section."""
-    params = load_params(Path(__file__).parents[1] / "params.yaml")
+    params = load_params(PARAMS)
     tiny = {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 6, "precision": "float32"}
-    alone = {"warm_up_steps": 0, "flow_steps": 0}
-    slow = {"learning_rate": 4e-4, "learning_rate_floor": 4e-5, "warm_up_learning_rate": 4e-4}
+    slow = {"learning_rate": 4e-4, "learning_rate_floor": 4e-5}
     return params.model_copy(
         update={
             "gamma": gamma,
             "lambda_k": lambda_k,
             "seed": seed,
-            "train": params.train.model_validate(params.train.model_dump() | tiny | alone | slow | changes),
+            "train": params.train.model_validate(params.train.model_dump() | tiny | slow | changes),
         }
     )
 
@@ -57,8 +55,7 @@ def random_rows(num: int = 40) -> np.ndarray:
 @pytest.mark.parametrize("eta", [1, 2])
 @pytest.mark.parametrize("skip_connections", [False, True])
 @pytest.mark.parametrize("carry", [None, 0.4])
-@pytest.mark.parametrize("lambda_e", [0.0, 0.7])
-def test_one_backward_leaves_both_players_gradients(k_t, eta, skip_connections, carry, lambda_e):
+def test_one_backward_leaves_both_players_gradients(k_t, eta, skip_connections, carry):
     """Against two separate gradient computations of the paper's losses, in float64.
 
     carpedm20/BEGAN-pytorch's single `(d_loss + g_loss).backward()` leaked L_G's gradient into D.
@@ -74,34 +71,14 @@ def test_one_backward_leaves_both_players_gradients(k_t, eta, skip_connections, 
     def L(v):
         return ((v - D(v, c)).abs() ** eta).mean()
 
-    def mean_distance(a, b, num):
-        return sum((a[i] - b[j]).norm() for i in range(4) for j in range(4) if num == 16 or i != j) / num
-
-    def E(v):
-        """Pair by pair, for each of the 64 places and for h."""
-        of_x, of_v = (D.encoder.features(images, c) for images in (x, v))
-        places = [(of_x[:, :, i, j], of_v[:, :, i, j]) for i in range(8) for j in range(8)]
-        found = []
-        for pairs in (places, [(D.encoder(x, c), D.encoder(v, c))]):
-            spread = sum(mean_distance(a, a, 12) for a, _ in pairs).detach()
-            found.append(
-                sum(2 * mean_distance(a, b, 16) - mean_distance(a, a, 12) - mean_distance(b, b, 12) for a, b in pairs)
-                / spread
-            )
-        return found[0] + found[1] / 3
-
-    def L_G(v):
-        return L(v) + lambda_e * E(v) if lambda_e else L(v)
-
     fake = G(z, c)
-    of_D = torch.autograd.grad(L(x) - k * L_G(fake.detach()), list(D.parameters()))
-    expected_loss = L_G(fake)
-    of_G = torch.autograd.grad(expected_loss, list(G.parameters()))
+    of_D = torch.autograd.grad(L(x) - k * L(fake.detach()), list(D.parameters()))
+    of_G = torch.autograd.grad(L(fake), list(G.parameters()))
 
-    L_real, L_fake, our_L_G = Players(G, D, eta, lambda_e)(x, z, k, c)
-    assert L_fake.item() == pytest.approx(L(fake).item(), rel=1e-12)
-    assert our_L_G.item() == pytest.approx(expected_loss.item(), rel=1e-12)
-    (L_real + our_L_G).backward()
+    L_real, L_G = Players(G, D, eta)(x, z, k, c)
+    assert L_real.item() == pytest.approx(L(x).item(), rel=1e-12)
+    assert L_G.item() == pytest.approx(L(fake).item(), rel=1e-12)
+    (L_real + L_G).backward()
     for expected, parameter in zip((*of_D, *of_G), (*D.parameters(), *G.parameters()), strict=True):
         scale = expected.abs().max()
         assert (parameter.grad - expected).abs().max() <= 1e-10 * scale + 1e-16
@@ -112,7 +89,7 @@ def test_generator_loss_leaves_no_gradient_in_discriminator():
     torch.manual_seed(0)
     G, D = Generator(32, 3, 5, True), Discriminator(32, 3, 5, True)
     x, z = torch.rand(2, 3, 32, 32), torch.rand(2, 5)
-    _, _, L_G = Players(G, D, 1, lambda_e=0.5)(x, z, torch.tensor(0.0), None)
+    _, L_G = Players(G, D, 1)(x, z, torch.tensor(0.0), None)
     L_G.backward()
     assert all(p.grad.abs().max() < 1e-18 for p in D.parameters())
     assert all(p.grad.abs().max() > 0 for p in G.parameters())
@@ -120,7 +97,7 @@ def test_generator_loss_leaves_no_gradient_in_discriminator():
 
 def test_steps_equal_a_textbook_loop():
     """Five steps against two separate losses, two Adams, and k_t, M_global and the decay in plain Python."""
-    params = settings(gamma=0.6, lambda_k=0.3, num_steps=5, decay_steps=5, lambda_e=0.0)
+    params = settings(gamma=0.6, lambda_k=0.3, num_steps=5, decay_steps=5)
     training = Training(params, 32, CPU)
     G, D = copy.deepcopy(training.players.G), copy.deepcopy(training.players.D)
     betas = (params.train.beta_1, params.train.beta_2)
@@ -228,13 +205,12 @@ def test_records_do_not_change_what_is_trained():
 
 
 def test_train_yields_records_at_the_interval_and_at_the_end():
-    training = Training(settings(num_steps=7, lambda_e=0.0), 32, CPU)
+    training = Training(settings(num_steps=7), 32, CPU)
     yielded = list(train(*with_batches(training, random_rows()), record_every=3))
     assert len(yielded) == 7  # one a step, so that there is a place to stop at
     records = [record for record in yielded if record is not None]
     assert [record.step for record in records] == [3, 6, 7]
     assert all(isinstance(record, Record) and record.images_per_second > 0 for record in records)
-    assert all(record.L_G == record.L_fake for record in records)
 
 
 def test_training_lowers_the_loss():
@@ -244,30 +220,16 @@ def test_training_lowers_the_loss():
     assert records[-1].L_real < records[0].L_real / 2
 
 
-def test_the_steps_of_records_are_those_of_every_longer_run():
-    def steps(num_steps: int) -> list[int]:
-        step, found = 0, []
-        while step < num_steps:
-            step = (step // record_interval(step) + 1) * record_interval(step)
-            found.append(step)
-        return found
-
-    assert steps(64) == list(range(1, 65))
-    longest = steps(100_000)
-    for num_steps in (70, 2400, 30_000):
-        assert steps(num_steps)[:-1] == [step for step in longest if step < num_steps]
-    assert all(b - a <= max(1, a / 32) for a, b in itertools.pairwise(longest))
-    assert longest[-1] - longest[-2] == MOST_STEPS_A_RECORD <= MOST_PLANNED
+def test_each_early_step_has_a_record_and_later_ones_are_a_32nd_of_the_run_apart_at_most():
+    steps = [step for step in range(1, 100_001) if step % record_interval(step) == 0]
+    assert steps[:64] == list(range(1, 65))
+    assert all(b - a <= max(1, a / 32) for a, b in itertools.pairwise(steps))
+    assert steps[-1] - steps[-2] == MOST_STEPS_A_RECORD
 
 
 @pytest.mark.parametrize("decay", ["cosine", "plateau"])
-@pytest.mark.parametrize(
-    ("vanishing_residual_steps", "warm_up_steps", "flow_steps"),
-    [(0, 0, 0), (70, 0, 0), (0, 33, 0), (0, 20, 14), (50, 33, 5)],
-)
-def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(
-    decay, vanishing_residual_steps, warm_up_steps, flow_steps
-):
+@pytest.mark.parametrize("vanishing_residual_steps", [0, 70])
+def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(decay, vanishing_residual_steps):
     """Regression of predecessors, whose checkpoints omit k_t, the optimizer's state and the learning rate."""
 
     def begin(num_steps: int = 80):
@@ -276,8 +238,6 @@ def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(
             learning_rate_decay=decay,
             decay_steps=9,
             vanishing_residual_steps=vanishing_residual_steps,
-            warm_up_steps=warm_up_steps,
-            flow_steps=flow_steps,
             gamma=1.0,
             lambda_k=0.1,
         )
@@ -288,8 +248,8 @@ def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(
 
     whole, batches = begin()
     expected = numbers(train(whole, batches))
-    assert whole.k_t > 0 or warm_up_steps
-    for cut in (1, 33, 34, 67, 70):  # 67 lies between two records, unless there was a warm-up
+    assert any(0 < record.k_t for record in expected)
+    for cut in (1, 33, 67, 70):  # 67 lies between two records
         first, batches = begin()
         records = list(itertools.islice(train(first, batches), cut))
         second, batches = begin()
@@ -298,7 +258,7 @@ def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(
         assert numbers(records) == expected
         assert same_state(second, whole)
 
-    # … and so does one that had come to its end, at a step without a record, unless there was a warm-up.
+    # … and so does one that had come to its end, at a step without a record.
     shorter, batches = begin(num_steps=67)
     records = list(train(shorter, batches))
     assert records[-1].step == 67
@@ -310,197 +270,11 @@ def test_a_run_that_goes_on_from_a_state_equals_one_that_was_never_cut(
     assert same_state(longer, whole)
 
 
-def test_in_the_warm_up_D_learns_alone_to_reconstruct():
-    """Against an auto-encoder's own loop; nothing else moves."""
-    params = settings(num_steps=10, warm_up_steps=5, warm_up_noise=0.3, learning_rate_floor=4e-4)  # a constant rate
-    training, batches = with_batches(Training(params, 32, CPU), random_rows())
-    D, before = copy.deepcopy(training.players.D), copy.deepcopy(training.players.G)
-    adam = torch.optim.Adam(D.parameters(), 4e-4, (params.train.beta_1, params.train.beta_2))
-    training.halves = None  # noise is scaled by the spread of each half's embeddings
-    draw = torch.Generator().manual_seed(derive_seed(params.seed, "training z"))
-    for step in range(4):
-        x = batches.rows(step).permute(0, 3, 1, 2) / 127.5 - 1
-        h = D.encoder(x)
-        spread = (h - h.mean(0)).square().mean(0).sqrt().detach()
-        h = h + 0.3 * (1 - step / 5) * torch.randn(4, 8, generator=draw) * spread
-        adam.zero_grad()
-        (x - D.decoder(h)).abs().mean().backward()
-        adam.step()
-    assert list(itertools.islice(train(training, batches), 4)) == [None] * 4
-    for a, b in zip(D.parameters(), training.players.D.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=4e-4 / 50)
-    for G in (training.players.G, training.G_ema):
-        assert all(torch.equal(a, b) for a, b in zip(G.parameters(), before.parameters(), strict=True))
-    assert training.k_t == 0
-
-
-@pytest.mark.parametrize("flow_steps", [0, 4])
-@pytest.mark.parametrize("decay", ["cosine", "plateau"])
-def test_the_rate_falls_to_that_of_the_game_and_from_there_as_if_there_had_been_no_warm_up(decay, flow_steps):
-    alone = {"warm_up_steps": 8, "warm_up_learning_rate": 4e-3, "flow_steps": flow_steps}
-    rates = {}
-    for changes in (alone, {}):
-        num_alone = sum(changes.get(name, 0) for name in ("warm_up_steps", "flow_steps"))
-        params = settings(num_steps=num_alone + 10, decay_steps=10, learning_rate_decay=decay, **changes)
-        training, batches = with_batches(Training(params, 32, CPU), random_rows())
-        rates[num_alone] = [training.learning_rate.item() for _ in train(training, batches)]
-    with_warm_up, without = rates[8 + flow_steps], rates[0]
-    falling = [4e-4 + 3.6e-3 * (1 + np.cos(np.pi * step / 8)) / 2 for step in range(1, 9)]
-    assert with_warm_up[:8] == pytest.approx(falling, rel=1e-5)
-    assert with_warm_up[8 + flow_steps :] == pytest.approx(without, rel=1e-5)
-
-
-def test_a_warm_up_that_diverges_stops_the_run():
-    training, batches = with_batches(Training(settings(num_steps=9, warm_up_steps=8), 32, CPU), random_rows())
-    steps = train(training, batches)
-    next(steps)
-    with torch.no_grad():
-        training.players.D.decoder.last.bias.fill_(torch.nan)
-    with pytest.raises(
-        DivergedError,
-        match=r"L\(x\) is not finite after step 8: .*train\.warm_up_learning_rate: 0.0004, expected a lower",
-    ):
-        list(steps)
-
-
-@pytest.mark.parametrize("cut", [None, 70, 140])
-def test_a_warm_up_that_loses_D_stops_the_run(cut):
-    """Finite, and yet lost: L(x) is many times what it was. The same after a state was saved and loaded."""
-    params = settings(num_steps=400, warm_up_steps=300)
-    training, batches = with_batches(Training(params, 32, CPU), random_rows())
-    steps = train(training, batches)
-    for _ in range(cut or 0):
-        next(steps)
-    if cut:
-        state = training.state_dict()
-        training, batches = with_batches(Training(params, 32, CPU), random_rows())
-        training.load_state_dict(state)
-        steps = train(training, batches)
-    for _ in range(150 - (cut or 0)):
-        next(steps)
-    with torch.no_grad():
-        training.players.D.decoder.last.bias.fill_(40)
-    expected = (
-        r"L\(x\) rose from 0\.\d+ to \d\d(\.\d)? after step 192: .*"
-        r"train\.warm_up_learning_rate: 0.0004, expected a lower one"
-    )
-    with pytest.raises(DivergedError, match=expected) as raised:
-        list(steps)
-    assert raised.value.good_until == 64
-
-
-def test_G_starts_at_the_end_of_the_warm_up_and_so_does_the_curve():
-    training, batches = with_batches(Training(settings(num_steps=40, warm_up_steps=7), 32, CPU), random_rows())
-    steps = train(training, batches)
-    assert [next(steps) for _ in range(7)] == [None] * 7
-    rows = torch.cat([batches.rows(step) for step in range(10)])  # each of the 40 once
-    h = training.players.D.encoder(rows.permute(0, 3, 1, 2) / 127.5 - 1)
-    expected = Generator(32, 4, 8, True)
-    expected.start_as(training.players.D.decoder, h.detach())
-    for G in (training.players.G, training.G_ema):
-        for a, b in zip(expected.parameters(), G.parameters(), strict=True):
-            # Axes of a principal component may point either way.
-            torch.testing.assert_close(a.abs(), b.abs(), rtol=1e-3, atol=1e-4)
-    records = [record for record in steps if record]
-    assert [record.step for record in records] == list(range(8, 41))
-    assert all(record.L_fake > 0 for record in records)
-
-
-def test_the_flow_learns_alone_and_then_G_stands_behind_it():
-    """Between the warm-up and the game nothing else moves, and what the flow learns are the embeddings."""
-    params = settings(num_steps=230, warm_up_steps=7, flow_steps=200, learning_rate_floor=4e-4)
-    training, batches = with_batches(Training(params, 32, CPU), random_rows())
-    steps = train(training, batches)
-    assert [next(steps) for _ in range(7)] == [None] * 7
-    assert next(steps) is None  # the flow's first: G has started
-    D, G = copy.deepcopy(training.players.D), copy.deepcopy(training.players.G)
-    rows = torch.cat([batches.rows(step) for step in range(10)])
-    h = D.encoder(rows.permute(0, 3, 1, 2) / 127.5 - 1).detach()
-    w = G.start_as(D.decoder, disturbed(h, NUM_EMBEDDED, derive_seed(params.seed, "flow")))
-    before = training.players.G.flow.loss(w).item()
-    assert [next(steps) for _ in range(199)] == [None] * 199
-    assert training.players.G.flow.loss(w).item() < before - 0.3
-    of_flow = {name for name, _ in training.players.G.named_parameters() if name.startswith("flow.")}
-    assert len(of_flow) == 48
-    for ours, then in ((training.players.D, D), (training.players.G, G)):
-        for (name, a), b in zip(ours.named_parameters(), then.parameters(), strict=True):
-            assert torch.equal(a, b) != (name in of_flow), name
-    averaged, raw = training.G_ema.parameters(), training.players.G.parameters()
-    assert all(torch.equal(a, b) for a, b in zip(averaged, raw, strict=True))
-    assert training.learning_rate == pytest.approx(4e-4)
-    learned = [parameter.clone() for parameter in training.players.G.flow.parameters()]
-    records = [record for record in steps if record]
-    assert [record.step for record in records] == list(range(208, 231))
-    assert training.step_count == 30
-    for ours in (training.players.G, training.G_ema):  # the game leaves it alone
-        assert all(torch.equal(a, before) for a, before in zip(ours.flow.parameters(), learned, strict=True))
-        assert not any(parameter.requires_grad for parameter in ours.flow.parameters())
-
-
-def test_who_stops_within_the_flow_leaves_it_as_the_game_has_it():
-    training, batches = with_batches(
-        Training(settings(num_steps=30, warm_up_steps=4, flow_steps=20), 32, CPU), random_rows()
-    )
-    steps = train(training, batches)
-    for _ in range(9):
-        next(steps)
-    steps.close()
-    assert not any(parameter.requires_grad for parameter in training.players.G.flow.parameters())
-
-
-def test_the_flow_learns_mirrored_images_too():
-    """As many embeddings of images turned over as of images, where the game sees either."""
-    params = settings(num_steps=9, warm_up_steps=4, flow_steps=2, mirror=True)
-    training, batches = with_batches(Training(params, 32, CPU), random_rows(num=12))
-    w = training.start_G(batches.rows(step) for step in range(3))
-    as_they_are, turned = w[: 24 * (len(w) // 24)].unflatten(0, (-1, 3, 2, 4)).mean(dim=0).unbind(1)  # noise averages
-    other = Training(params, 32, CPU)
-    other_w = other.start_G(rows.flip(2) for rows in (batches.rows(step) for step in range(3)))
-    of_turned, back = other_w[: 24 * (len(w) // 24)].unflatten(0, (-1, 3, 2, 4)).mean(dim=0).unbind(1)
-    torch.testing.assert_close(as_they_are.abs(), back.abs(), atol=0.05, rtol=0)  # axes may point either way
-    torch.testing.assert_close(turned.abs(), of_turned.abs(), atol=0.05, rtol=0)
-    assert (as_they_are - turned).abs().max() > 0.5
-
-
-def test_a_rewind_into_the_flow_halves_its_rate_and_that_of_the_game():
-    params = settings(num_steps=30, warm_up_steps=4, flow_steps=20)
-    whole, batches = with_batches(Training(params, 32, CPU), random_rows())
-    rates = []
-    for record in train(whole, batches):
-        rates.append(whole.learning_rate.item() if record is None else record.learning_rate)
-    first, batches = with_batches(Training(params, 32, CPU), random_rows())
-    list(itertools.islice(train(first, batches), 11))
-    state = first.state_dict()
-    state["num_rewinds"] += 1
-    state["learning_rate"] *= 0.5
-    second, batches = with_batches(Training(params, 32, CPU), random_rows())
-    second.load_state_dict(state)
-    halved = []
-    for record in train(second, batches):
-        halved.append(second.learning_rate.item() if record is None else record.learning_rate)
-    assert halved == pytest.approx([rate / 2 for rate in rates[11:]])
-
-
-def test_a_flow_that_diverges_stops_the_run():
-    params = settings(num_steps=30, warm_up_steps=4, flow_steps=20)
-    training, batches = with_batches(Training(params, 32, CPU), random_rows())
-    steps = train(training, batches)
-    for _ in range(6):
-        next(steps)
-    with torch.no_grad():
-        training.players.G.flow.couplings[0].network[0].bias.fill_(torch.nan)
-    with pytest.raises(
-        DivergedError,
-        match=r"the likelihood of G's flow is not finite after step 24: .*train\.flow_steps: 20, expected 0",
-    ):
-        list(steps)
-
-
 def test_mirror_turns_half_of_the_images_over_and_leaves_the_rest():
     training = Training(settings(mirror=True, batch_size=64), 32, CPU)
     x = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     seen = []
-    training._backward = lambda x, z, carry, losses_of: seen.append(x) or (x.mean(),) * 3
+    training._backward = lambda x, z, carry: seen.append(x) or (x.mean(),) * 2
     training.optimizer.step = lambda: None
     for _ in range(4):
         training.update(x)
@@ -551,8 +325,8 @@ def test_a_rewound_run_keeps_its_lower_learning_rate(decay):
     assert min(rates[1]) == pytest.approx(1e-4 / 4)  # the floor goes down with it
 
 
-def test_steps_with_k_t_at_a_bound_are_counted_after_the_warm_up(monkeypatch):
-    monkeypatch.setattr("began.training.K_T_WARM_UP", 3)
+def test_steps_with_k_t_at_a_bound_are_counted_after_the_first(monkeypatch):
+    monkeypatch.setattr("began.training.K_T_GRACE_STEPS", 3)
     training = Training(settings(lambda_k=0.0), 32, CPU)  # k_t stays at 0
     counted = []
     for k_t in (0, 0, 0, 0, 0, 0.5, 0, 1, 1):
@@ -610,33 +384,10 @@ class Recording(TorchDispatchMode):
                         old.copy_(new)
 
 
-def test_a_recorded_step_of_the_flow_replays_as_the_next_steps():
-    """Its learning rate is set outside of what is recorded."""
-    params = settings(num_steps=30, warm_up_steps=4, flow_steps=20)
-    w = torch.randn(500, params.train.N_h, generator=torch.Generator().manual_seed(0))
-    recorded, launched = Training(params, 32, CPU), Training(params, 32, CPU)
-    recording = Recording()
-    for training in (recorded, launched):
-        training.num_done = 4
-        training.players.G.flow.requires_grad_(True)
-    for step in range(12):
-        for training in (recorded, launched):
-            training.set_rate_of_flow()
-            if training is launched or step < 3:
-                training.update_flow(w)
-            elif step == 3:
-                with recording:
-                    training.update_flow(w)
-            else:
-                recording.replay()
-            training.count()
-    assert same_state(recorded, launched)
-
-
 @pytest.mark.parametrize("decay", ["cosine", "plateau"])
-@pytest.mark.parametrize("vanishing_residual_steps", [0, 100])
+@pytest.mark.parametrize(("vanishing_residual_steps", "mirror"), [(0, False), (100, True)])
 @pytest.mark.parametrize("kind", [ResidentBatches, PinnedBatches])
-def test_a_recorded_step_replays_as_the_next_steps(decay, vanishing_residual_steps, kind):
+def test_a_recorded_step_replays_as_the_next_steps(decay, vanishing_residual_steps, mirror, kind):
     """Nothing in a step may be fixed by the host: not k_t, the learning rate, the carry, z, nor the batch."""
     params = settings(
         gamma=1.0,
@@ -644,20 +395,11 @@ def test_a_recorded_step_replays_as_the_next_steps(decay, vanishing_residual_ste
         learning_rate_decay=decay,
         decay_steps=2,
         vanishing_residual_steps=vanishing_residual_steps,
+        mirror=mirror,
         num_steps=8,
     )
     launched, recorded = (after_eight_steps(params, kind, is_recorded) for is_recorded in (False, True))
     assert launched.k_t > 0 and launched.learning_rate < params.train.learning_rate
-    assert same_state(launched, recorded)
-
-
-@pytest.mark.parametrize("mirror", [False, True])
-@pytest.mark.parametrize("kind", [ResidentBatches, PinnedBatches])
-def test_a_recorded_step_of_the_warm_up_replays_as_the_next_steps(mirror, kind):
-    changes = {"warm_up_noise": 0.3, "warm_up_learning_rate": 4e-3, "vanishing_residual_steps": 100, "mirror": mirror}
-    params = settings(warm_up_steps=50, num_steps=60, **changes)
-    launched, recorded = (after_eight_steps(params, kind, is_recorded) for is_recorded in (False, True))
-    assert launched.k_t == 0 and launched.learning_rate < params.train.warm_up_learning_rate
     assert same_state(launched, recorded)
 
 
@@ -703,17 +445,23 @@ def two_cores():
     torch.set_num_threads(before)
 
 
-def test_two_threads_with_half_a_batch_each_leave_the_gradients_of_the_whole(two_cores):
-    x, z = torch.rand(8, 3, 32, 32).double() * 2 - 1, torch.rand(8, 8).double() * 2 - 1
+def test_two_threads_with_half_a_batch_each_leave_the_losses_and_gradients_of_the_whole(two_cores):
+    """With the settings of params.yaml as they are, in float64, where only the order of the sums may show.
+
+    A loss that compares the images of a batch with one another once depended on how many threads shared it.
+    """
+    params = load_params(PARAMS)
+    num, N_h = params.train.batch_size, params.train.N_h
+    x, z = torch.rand(num, 3, 32, 32).double() * 2 - 1, torch.rand(num, N_h).double() * 2 - 1
     found = []
     for split in (False, True):
-        training = Training(settings(batch_size=8, lambda_e=0.0), 32, CPU)  # E is of each half by itself
+        training = Training(params, 32, CPU)
         assert training.halves is not None
         if not split:
             training.halves = None
         training.players.double()
         training.k_t.fill_(0.3)
-        losses = training._backward(x, z, None, partial(training.players, k_t=training.k_t))
+        losses = training._backward(x, z, None)
         found.append([*losses, *(p.grad for p in training.players.parameters())])
     for whole, halves in zip(*found, strict=True):
         assert (whole - halves).abs().max() <= 1e-12 * whole.abs().max()
@@ -741,7 +489,7 @@ def test_a_failure_of_one_half_reaches_the_caller_and_leaves_nothing_running(two
     training.players.forward = fail_the_first
     whole_z = uniform_z(8, 8, training.z_generator)
     with pytest.raises(RuntimeError, match="of the first half"):
-        training._backward(torch.rand(8, 3, 32, 32), whole_z, None, partial(training.players, k_t=training.k_t))
+        training._backward(torch.rand(8, 3, 32, 32), whole_z, None)
     assert len(started) == 2
     assert all(p.grad is not None for p in training.players.parameters())  # the other half is done, not under way
 
@@ -749,7 +497,7 @@ def test_a_failure_of_one_half_reaches_the_caller_and_leaves_nothing_running(two
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 6])
 def test_any_batch_size_trains(two_cores, batch_size):
     """Torch's convolution of one small image fails with weights that are channels last."""
-    training = Training(settings(batch_size=batch_size, num_steps=2, lambda_e=0.4 if batch_size >= 4 else 0.0), 32, CPU)
+    training = Training(settings(batch_size=batch_size, num_steps=2), 32, CPU)
     records = list(train(*with_batches(training, random_rows()), record_every=1))
     assert all(0 < record.M_global < 10 for record in records)
 

@@ -45,8 +45,6 @@ def tiny_settings() -> dict[str, Any]:
         "n_filters": 2,
         "N_h": 4,
         "batch_size": 4,
-        "warm_up_steps": 0,
-        "flow_steps": 0,
         "num_steps": 4,
         "decay_steps": 4,
         "precision": "float32",

@@ -32,8 +32,7 @@ ARGUMENTS = {
     "train": ("data/images.h5", "data/model", "--device", "cpu"),
 }
 CLOCK = "images_per_second"
-PLAY_ONLY = {"warm_up_steps": 0, "flow_steps": 0}
-TINY = {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 200, "evaluate_every": 0} | PLAY_ONLY
+TINY = {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 200, "evaluate_every": 0}
 NUM_IMAGES = 48
 PATIENCE = 200.0  # seconds, for what takes one or two on a machine with nothing else to do
 

@@ -73,7 +73,7 @@ def settings(**train: object) -> str:
     params["gamma"] = 0.9
     params["download"] |= {"source": "portraits", "num_images": train.pop("num_images", 20)}
     quick = params["profiles"]["quick"]
-    quick["train"] |= {"n_filters": 4, "N_h": 8, "batch_size": 4, "warm_up_steps": 0, "flow_steps": 0, "num_steps": 12}
+    quick["train"] |= {"n_filters": 4, "N_h": 8, "batch_size": 4, "num_steps": 12}
     quick["train"] |= train
     quick["evaluate"]["num_samples"] = 64
     return yaml.safe_dump(params)
