@@ -42,12 +42,12 @@ def test_their_faces_are_different_ones(name):
     model = read_model(folder_of(name))
     z = draw_z(64, model.description["architecture"]["N_h"], seed=1)
     faces = np.concatenate(list(generate(model.G_ema, z)))
-    assert faces.std(axis=0).mean() > 30  # of 255; avatars have 46
+    assert faces.std(axis=0).mean() > 30  # of 255; the drawn portraits have 44
 
 
 def test_the_best_is_one_of_them():
     assert BEST in names()
-    assert folder_of("avatars31") is None
+    assert folder_of("portraits31") is None
 
 
 def test_sample_takes_the_best_of_them_where_nothing_is_trained_and_says_so(tmp_path, monkeypatch, capsys):
