@@ -21,7 +21,7 @@ def compare(
     Faces of the same z, curves over each other, numbers in a table, and what differs. A RUN is a model folder, a
     DVC experiment or any git revision, or an MLflow run: its name, id, or the first 8 or more digits of that.
 
-    Example: began compare data/model sweep-gamma-0.3 1f0c2a9b
+    Example: began compare data/model gamma-0.4-seed-0 1f0c2a9b
     """
     if out.exists() and (not out.is_dir() or ({path.name for path in out.iterdir()} - {PAGE})):
         raise ValueError(f"{out}: holds other things than a comparison, expected a new folder or an older comparison")
