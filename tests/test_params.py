@@ -96,6 +96,8 @@ def test_a_key_of_an_older_version_is_an_unknown_key(key: str, tmp_path: Path) -
         (("gamma",), float("nan")),
         (("gamma",), "0.7"),
         (("gamma",), True),
+        (("download", "clutter"), -0.1),
+        (("download", "clutter"), 1.5),
         (("lambda_k",), -0.1),
         (("lambda_k",), float("inf")),
         (("seed",), -1),
