@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -121,8 +122,14 @@ class _Revisions:
 
     def fetch_file(self, commit: str, name: str, path: str, to: Path) -> None:
         """Writes one file of the revision to `to`. ValueError naming `name` when the file is not to be had."""
-        with replace_file(to) as temporary, self._explained(name, path):
-            self._files(commit).get(path, str(temporary))
+        with (
+            replace_file(to) as temporary,
+            self._explained(name, path),
+            # Copied: DVC's own `get` would leave a hard link into its cache.
+            self._files(commit).open(path, "rb") as source,
+            temporary.open("wb") as copy,
+        ):
+            shutil.copyfileobj(source, copy)
 
     def with_model(self, model_digest: str, first: str | None) -> tuple[str, str] | None:
         """Name and commit of an experiment, or of HEAD, whose model has this digest and is in the cache.
