@@ -270,6 +270,14 @@ def webp_bytes(picture: Pixels) -> bytes:
     return buffer.getvalue()
 
 
+def jpeg_bytes(picture: Pixels, quality: int) -> bytes:
+    """(H, W, 3) uint8 in RGB → a JPEG file's bytes, with colours at full resolution; quality: 1 to 95."""
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
 def write_png(path: Path, picture: Pixels) -> None:
     """Writes (H, W, 3) uint8 as PNG; a new file takes the place of an old one."""
     with replace_file(path) as temporary:
@@ -285,3 +293,9 @@ def read_png(path: Path) -> Pixels:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as PNG: {error}") from None
+
+
+def decode_rgba(data: bytes) -> Pixels:
+    """A PNG file's bytes that this program made → (H, W, 4) uint8: RGB, and opacity from 0 to 255."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGBA"))

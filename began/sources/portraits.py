@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import colorsys
 import importlib.util
-import io
 import json
 import re
 import sys
@@ -25,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from began.archives import write_member
 from began.card import Card
 from began.files import sha256
+from began.images import decode_rgba, jpeg_bytes
 from began.parallel import ordered_map
 from began.params import DownloadParams
 from began.progress import Progress
@@ -137,15 +136,12 @@ def _portrait(number: int, clutter: float) -> tuple[bytes, Drawn]:
     pixels = head[..., :3] * opacity + background * (1 - opacity)
     pixels *= _light(direction, light)
     pixels += np.float32(clutter * GRAIN) * random.standard_normal((SIZE, SIZE, 1), dtype=np.float32)
-    picture = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8)).save(
-        picture, "JPEG", quality=JPEG_QUALITY, subsampling=0
-    )
+    picture = jpeg_bytes(pixels.clip(0, 255).round().astype(np.uint8), JPEG_QUALITY)
     degrees = [round(360 * float(turn), 1) for turn in (hue, clothes_hue, direction)]
     shares = [round(float(share), 3) for share in (saturation, value, skin, hair)]
     pose = [round(float(number), 3) for number in (scale, shift_x, shift_y, rotation)]
     numbers = [degrees[0], *shares, degrees[1], *pose, degrees[2], round(float(light), 3)]
-    return picture.getvalue(), dict(zip(ATTRIBUTES, [*numbers, *variants], strict=True))
+    return picture, dict(zip(ATTRIBUTES, [*numbers, *variants], strict=True))
 
 
 def _head(options: dict[str, Any]) -> tuple[Pixels, list[str]]:
@@ -158,8 +154,7 @@ def _head(options: dict[str, Any]) -> tuple[Pixels, list[str]]:
     # A clip at the picture's edge and outlines of a fifth of a pixel: nobody sees them, and they take half of the time.
     svg = re.sub(r' clip-path="url\(#clip-\w+\)"| stroke="[^"]*"', "", str(avatar))
     picture = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)
-    with Image.open(io.BytesIO(picture)) as image:
-        pixels = np.asarray(image.convert("RGBA"), dtype=np.float32)
+    pixels = decode_rgba(picture).astype(np.float32)
     return pixels, [_as_text(drawn.get(name)) for name in VARIANTS]
 
 
@@ -176,9 +171,13 @@ def _clutter(random: np.random.Generator) -> Pixels:
 
 @cache
 def _enlargement(cells: int) -> Pixels:
-    """Bicubic interpolation from `cells` to SIZE along an axis, as a matrix (SIZE, cells)."""
-    unit = Image.fromarray(np.eye(cells, dtype=np.float32))
-    return np.asarray(unit.resize((cells, SIZE), Image.Resampling.BICUBIC))
+    """Bicubic interpolation (Keys 1981, a = −1/2) from `cells` to SIZE along an axis, as a matrix (SIZE, cells)."""
+    places = (np.arange(SIZE) + 0.5) * cells / SIZE
+    d = np.abs(places[:, None] - (np.arange(cells) + 0.5))
+    near, far = (1.5 * d - 2.5) * d**2 + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2
+    weights = np.where(d < 1, near, np.where(d < 2, far, 0))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights.astype(np.float32)
 
 
 def _light(direction: float, strength: float) -> Pixels:
