@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from began.batches import MOST_PLANNED, Batches, PinnedBatches, ResidentBatches
+from began.batches import Batches, PinnedBatches, ResidentBatches
 from began.devices import bfloat16_slowdown, explained_memory, resolve_device, resolve_precision
 from began.divergence import DivergedError
 from began.equilibrium import scale_gradient
