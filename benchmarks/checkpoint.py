@@ -97,9 +97,9 @@ def main() -> None:
         for profile in profiles:
             settings = Path(temporary) / "params.yaml"
             changed = text.replace("\nprofile: quick ", f"\nprofile: {profile} ")
-            settings.write_text(changed.replace("\ngamma: 2.0 ", "\ngamma: 0.5 "), encoding="utf-8")
+            settings.write_text(changed, encoding="utf-8")
             params = load_params(settings)
-            assert (params.profile, params.gamma) == (profile, 0.5)
+            assert params.profile == profile
             rows.append(measure(profile, params, PROFILES[profile], device, Path(temporary)))
     if arguments.quick:
         print_table(rows)
