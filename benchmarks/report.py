@@ -58,8 +58,15 @@ def write(name: str, settings: Mapping[str, Any], rows: Sequence[Row]) -> Path:
     """Prints `rows` and writes them with settings, hardware, versions and date to benchmarks/`name`.json."""
     print_table(rows)
     path = FOLDER / f"{name}.json"
+    save(path, settings, rows)
+    print(f"→ {path}")
+    return path
+
+
+def save(path: Path, settings: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Writes `rows` with settings, hardware, versions and date to `path`, a JSON file named after the program."""
     document = {
-        "benchmark": name,
+        "benchmark": path.stem,
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),
         "versions": versions(),
@@ -67,8 +74,6 @@ def write(name: str, settings: Mapping[str, Any], rows: Sequence[Row]) -> Path:
         "rows": [dict(row) for row in rows],
     }
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"→ {path}")
-    return path
 
 
 def _shown(value: str | float | int | None) -> str:

@@ -1,0 +1,354 @@
+"""BEGAN beside a standard GAN (Goodfellow et al. 2014), on the same images and for the same wall clock.
+
+    python -m experiments.standard_gan --tune     # 32 short trainings, 50 minutes: finds each GAN's settings
+    python -m experiments.standard_gan            # then seeds 0, 1 and 2 of BEGAN and of each GAN that was tuned
+    python -m experiments.standard_gan --quick    # 20 steps of each, writes nothing: shows that it works
+
+BEGAN trains as params.yaml says. The seconds that this takes are the budget of each GAN of that seed. The GAN has
+BEGAN's generator with the same initial weights, z uniform, and BEGAN's encoder with one output as its D. It plays with
+the non-saturating loss: L_D = softplus(−D(x)) + softplus(D(G(z))) and L_G = softplus(−D(G(z))). Batches, the average of
+G's weights and the use of both cores are BEGAN's. Adam has β2 0.99.
+
+There are four GANs. BEGAN's D is an auto-encoder, so the encoder alone has fewer parameters. Two GANs have a wider
+encoder: G and D together then have as many parameters as BEGAN's. The other two have the encoder as it is, and take
+more steps in the same time. One of each two has the R1 penalty (Mescheder et al. 2018) every sixteenth step, which goes
+beyond Goodfellow's equations but is what most GANs are trained with.
+
+The tuning tries four learning rates and two values of β1 for each GAN, with seed 0 and 90 seconds each, and the lowest
+Fréchet distance wins. The rate falls by a cosine to a tenth over the budget, because BEGAN's falls too.
+
+Both write each result to experiments/standard_gan.json as it comes. The second also writes
+docs/images/standard-gan.png: the first samples of seed 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/cli.py does, before torch is loaded
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from began.batches import open_batches
+from began.devices import resolve_precision
+from began.hdf5 import ImageFile
+from began.networks import Discriminator, Encoder, Generator, uniform_z
+from began.parallel import num_cores, thread_pool
+from began.params import Params
+from began.sampling import Pixels
+from began.seeds import derive_seed
+from began.training import Training, train
+from benchmarks.faces import (
+    NUM_JUDGED,
+    NUM_SHOWN,
+    PICTURES,
+    Judge,
+    images_and_settings,
+    samples_of,
+    side_by_side,
+    with_train,
+)
+from benchmarks.report import Row, print_table, save
+
+CPU = torch.device("cpu")
+RESULTS = Path(__file__).with_suffix(".json")
+SEEDS = (0, 1, 2)
+LEARNING_RATES = (1e-4, 2e-4, 5e-4, 1e-3)
+BETAS_1 = (0.0, 0.5)
+BETA_2 = 0.99
+RATE_AT_THE_END = 0.1  # of the first
+TUNING_SECONDS = 90.0
+R1_INTERVAL = 16  # steps from one penalty to the next
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kind of standard GAN."""
+
+    title: str
+    widened: bool  # D has so many filters that G and D have as many parameters as BEGAN's
+    gamma_R1: float  # weight of the R1 penalty
+
+
+VARIANTS = (
+    Variant("GAN, wider D", True, 0.0),
+    Variant("GAN with R1, wider D", True, 1.0),
+    Variant("GAN", False, 0.0),
+    Variant("GAN with R1", False, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is tuned."""
+
+    learning_rate: float
+    beta_1: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of one training."""
+
+    G: Generator  # with the averaged weights
+    num_parameters: tuple[int, int]  # of G and of D
+    steps: int
+    seconds: float
+
+
+def discriminator_loss(of_real: Tensor, of_fake: Tensor) -> Tensor:
+    """L_D, the mean over the batch, of the logits D(x) and D(G(z)), (B, 1) each."""
+    return F.softplus(-of_real).mean() + F.softplus(of_fake).mean()
+
+
+def generator_loss(of_fake: Tensor) -> Tensor:
+    """The non-saturating L_G, the mean over the batch, of the logits D(G(z)) (B, 1)."""
+    return F.softplus(-of_fake).mean()
+
+
+def r1_penalty(of_real: Tensor, x: Tensor) -> Tensor:
+    """½·E‖∂D(x)/∂x‖², of x (B, 3, S, S), which requires a gradient, and its logits D(x) (B, 1)."""
+    (gradient,) = torch.autograd.grad(of_real.sum(), x, create_graph=True)
+    return gradient.square().sum() / (2 * len(x))
+
+
+class StandardGan:
+    """The whole state of a run."""
+
+    def __init__(self, params: Params, image_size: int, variant: Variant, settings: Settings) -> None:
+        train = params.train
+        n_of_D = widened_n(params, image_size) if variant.widened else train.n_filters
+        torch.manual_seed(derive_seed(params.seed, "weights"))  # BEGAN draws G first too: these are its weights
+        self.G = Generator(image_size, train.n_filters, train.N_h, train.skip_connections)
+        self.D = Encoder(image_size, n_of_D, 1)
+        for player in (self.G, self.D):
+            player.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.G_ema = copy.deepcopy(self.G).requires_grad_(False)
+        self.z_generator = torch.Generator().manual_seed(derive_seed(params.seed, "training z"))
+        self.num_done = 0
+        self._N_z = train.N_h
+        self._ema_decay = train.ema_decay
+        self._gamma_R1 = variant.gamma_R1
+        self._bfloat16 = resolve_precision(train.precision, CPU) == "bfloat16"
+        betas = settings.beta_1, BETA_2
+        self._adam_G = torch.optim.Adam(self.G.parameters(), settings.learning_rate, betas, fused=True)
+        self._adam_D = torch.optim.Adam(self.D.parameters(), settings.learning_rate, betas, fused=True)
+        # As in BEGAN's training, each half of a batch has a thread with half of the cores.
+        self._threads = thread_pool(2, max(1, num_cores() // 2))
+
+    def step(self, x: Tensor, learning_rate: float) -> None:
+        """One update of D and then one of G on x (B, 3, S, S) in [−1, 1]; both see the same G(z)."""
+        z = uniform_z(len(x), self._N_z, self.z_generator)
+        for adam in (self._adam_D, self._adam_G):
+            adam.zero_grad(set_to_none=True)
+            adam.param_groups[0]["lr"] = learning_rate
+        shares = [len(half) / len(x) for half in x.chunk(2)]
+        fakes = list(self._threads.map(self._backward_D, x.chunk(2), z.chunk(2), shares))
+        self._adam_D.step()
+        list(self._threads.map(self._backward_G, fakes, shares))
+        self._adam_G.step()
+        self.num_done += 1
+        self._average()
+
+    def _backward_D(self, x: Tensor, z: Tensor, share: float) -> Tensor:
+        """Adds to D's gradient; returns G(z)."""
+        penalised = self._gamma_R1 > 0 and self.num_done % R1_INTERVAL == 0
+        x.requires_grad_(penalised)
+        with self._autocast():
+            fake: Tensor = self.G(z)
+            of_real, of_fake = self.D((x, fake.detach())).float().chunk(2)
+        loss = discriminator_loss(of_real, of_fake)
+        if penalised:
+            loss = loss + self._gamma_R1 * R1_INTERVAL * r1_penalty(of_real, x)
+        (loss * share).backward(inputs=list(self.D.parameters()))  # type: ignore[no-untyped-call]
+        return fake
+
+    def _backward_G(self, fake: Tensor, share: float) -> None:
+        """Adds to G's gradient, and not to D's."""
+        with self._autocast():
+            of_fake = self.D(fake).float()
+        loss = generator_loss(of_fake) * share
+        loss.backward(inputs=list(self.G.parameters()))  # type: ignore[no-untyped-call]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, self._bfloat16, cache_enabled=False)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """BEGAN's rule for its averaged generator."""
+        decay = min((1 + self.num_done) / (10 + self.num_done), self._ema_decay)
+        torch._foreach_lerp_(list(self.G_ema.parameters()), list(self.G.parameters()), 1 - decay)
+
+
+def widened_n(params: Params, image_size: int) -> int:
+    """The n of the encoder with one output that has as many parameters as BEGAN's D, as nearly as can be."""
+    train = params.train
+    with torch.device("meta"):
+        D = Discriminator(image_size, train.n_filters, train.N_h, train.skip_connections)
+        wanted = num_parameters(D)
+        return min(
+            range(train.n_filters, 4 * train.n_filters),
+            key=lambda n: abs(num_parameters(Encoder(image_size, n, 1)) - wanted),
+        )
+
+
+def num_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def train_began(file: ImageFile, params: Params) -> Trained:
+    training = Training(params, file.image_size, CPU)
+    batches = open_batches(file.train, params.train.batch_size, params.seed, CPU)
+    start = time.perf_counter()
+    for _ in train(training, batches):
+        pass
+    seconds = time.perf_counter() - start
+    players = training.players
+    return Trained(training.G_ema, (num_parameters(players.G), num_parameters(players.D)), training.num_done, seconds)
+
+
+def train_gan(file: ImageFile, params: Params, variant: Variant, settings: Settings, budget: float) -> Trained:
+    """For `budget` seconds."""
+    gan = StandardGan(params, file.image_size, variant, settings)
+    batches = open_batches(file.train, params.train.batch_size, params.seed, CPU)
+    start = time.perf_counter()
+    while (seconds := time.perf_counter() - start) < budget:
+        fallen = (1 - math.cos(math.pi * seconds / budget)) / 2
+        batches.seek(gan.num_done, 1)
+        batches.fetch()
+        gan.step(batches.gather(), settings.learning_rate * (1 - (1 - RATE_AT_THE_END) * fallen))
+    return Trained(gan.G_ema, (num_parameters(gan.G), num_parameters(gan.D)), gan.num_done, seconds)
+
+
+def tuning(file: ImageFile, params: Params, judge: Judge, num: int) -> Iterator[Row]:
+    """One row for each GAN, learning rate and β1."""
+    for variant, learning_rate, beta_1 in itertools.product(VARIANTS, LEARNING_RATES, BETAS_1):
+        settings = Settings(learning_rate, beta_1)
+        trained = train_gan(file, params, variant, settings, TUNING_SECONDS)
+        yield _row("tuning", variant.title, params.seed, settings, trained, judge, samples_of(trained.G, num))
+
+
+def finals(
+    file: ImageFile, params: Params, settings_of: Mapping[Variant, Settings], judge: Judge, num: int
+) -> Iterator[tuple[Row, Pixels]]:
+    """For BEGAN and then for each GAN, with the seed of `params`: the row, and `num` samples."""
+    began = train_began(file, params)
+    samples = samples_of(began.G, num)
+    yield _row("final", "BEGAN", params.seed, None, began, judge, samples), samples
+    for variant, settings in settings_of.items():
+        trained = train_gan(file, params, variant, settings, began.seconds)
+        samples = samples_of(trained.G, num)
+        yield _row("final", variant.title, params.seed, settings, trained, judge, samples), samples
+
+
+def _row(
+    run: str, what: str, seed: int, settings: Settings | None, trained: Trained, judge: Judge, samples: Pixels
+) -> Row:
+    """BEGAN's learning rate and β1 are those of params.yaml: None here."""
+    of_G, of_D = trained.num_parameters
+    return {
+        "run": run,
+        "what": what,
+        "seed": seed,
+        "learning_rate": settings.learning_rate if settings else None,
+        "beta_1": settings.beta_1 if settings else None,
+        "parameters_G": of_G,
+        "parameters_D": of_D,
+        "steps": trained.steps,
+        "seconds": round(trained.seconds, 1),
+        **judge.numbers_of(samples),
+    }
+
+
+def best_settings(rows: Sequence[Row]) -> dict[Variant, Settings]:
+    """For each GAN that the tuning's `rows` have, the settings of the lowest Fréchet distance."""
+    found = {}
+    for variant in VARIANTS:
+        own = [row for row in rows if row["what"] == variant.title]
+        if own:
+            best = min(own, key=lambda row: _number(row["frechet"]))
+            found[variant] = Settings(_number(best["learning_rate"]), _number(best["beta_1"]))
+    return found
+
+
+def means(rows: Sequence[Row]) -> list[Row]:
+    """For each kind in the finals' `rows`, one row of means over its seeds."""
+    found: list[Row] = []
+    for what in dict.fromkeys(row["what"] for row in rows):
+        own = [row for row in rows if row["what"] == what]
+        counted = list(own[0])[list(own[0]).index("steps") :]
+        averages = {name: round(statistics.mean(_number(row[name]) for row in own), 4) for name in counted}
+        found.append({**own[0], "run": f"mean of {len(own)}", "seed": None, **averages})
+    return found
+
+
+def _number(value: str | float | int | None) -> float:
+    assert isinstance(value, float | int)
+    return value
+
+
+def _tuned() -> list[Row]:
+    """The rows that --tune left."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+    found = [row for row in rows if row["run"] == "tuning"]
+    if not found:
+        raise SystemExit(f"{RESULTS}: no rows of the tuning: `python -m experiments.standard_gan --tune` makes them")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--tune", action="store_true", help="finds each GAN's learning rate and β1")
+    mode.add_argument("--quick", action="store_true", help="twenty steps, and no files: shows that it works")
+    arguments = parser.parse_args()
+    file, params = images_and_settings()
+    num = min(100 if arguments.quick else NUM_JUDGED, len(file.held_out))
+    if arguments.quick:
+        anything = dict.fromkeys(VARIANTS, Settings(2e-4, 0.5))
+        judge = Judge(file, num)
+        print_table([row for row, _ in finals(file, with_train(params, num_steps=20), anything, judge, num)])
+        return
+    rows = [] if arguments.tune else _tuned()
+    settings = {"images": file.source, "gamma": params.gamma, **params.train.model_dump(), "num_judged": num}
+    judge = Judge(file, num)
+
+    def kept(new: Row) -> None:
+        print_table([new])
+        rows.append(new)
+        save(RESULTS, settings, rows)
+
+    if arguments.tune:
+        for row in tuning(file, params.model_copy(update={"seed": SEEDS[0]}), judge, num):
+            kept(row)
+        return
+    settings_of = best_settings(rows)
+    grids = {"training images": np.array(file.train[:NUM_SHOWN])}
+    for seed in SEEDS:
+        for row, samples in finals(file, params.model_copy(update={"seed": seed}), settings_of, judge, num):
+            kept(row)
+            grids.setdefault(str(row["what"]), samples)  # of the first seed
+        if seed == SEEDS[0]:
+            side_by_side(grids, PICTURES / "standard-gan.png", columns=3)
+    summary = means([row for row in rows if row["run"] == "final"])
+    real = {name: judge.baseline.get(name) for name in summary[0]}
+    summary.insert(0, {**real, "run": "real", "what": "training images"})
+    print_table(summary)
+    save(RESULTS, settings, rows + summary)
+
+
+if __name__ == "__main__":
+    main()
