@@ -157,7 +157,7 @@ class Training:
         with torch.no_grad():
             self.step_count += 1
             self._balance(L_real, L_fake)
-            self.average()
+            self._average()
             if train.learning_rate_decay == "cosine":
                 self._follow_cosine()
 
@@ -203,7 +203,7 @@ class Training:
         self.steps_at_bound.copy_((self.steps_at_bound + 1) * at_bound)
         self.most_at_bound.copy_(torch.maximum(self.most_at_bound, self.steps_at_bound))
 
-    def average(self) -> None:
+    def _average(self) -> None:
         """G_ema ← G_ema + (1 − decay)·(G − G_ema); shorter at first, so that the initial weights are soon forgotten.
 
         Paper: samples of G itself; here: of this average too, which leaves out what single steps do to G.
