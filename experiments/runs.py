@@ -50,8 +50,9 @@ def run_rows(rows: Sequence[Row], record: Path, earlier: Iterable[Entry] = ()) -
 
     An older experiment of the same name is replaced. A row that fails is told in one line on standard error, and the
     others go on. After each row `record` is written: a JSON list with a line for each entry of `earlier` and for each
-    row so far, with its settings and either its numbers or its error.
+    row so far, with its settings and either its numbers or its error. ValueError outside a git repository.
     """
+    _check_repository()
     finished = []
     entries = list(earlier)
     for i, row in enumerate(rows, 1):
@@ -116,6 +117,13 @@ def call(program: Callable[[], bool]) -> None:
     except ValueError as error:
         print(f"experiments: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _check_repository() -> None:
+    """ValueError where there is none: each row would fail."""
+    done = subprocess.run(["git", "rev-parse", "--git-dir"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ValueError(f"the current folder is not a git clone: {done.stderr.splitlines()[0]}")
 
 
 def _run(row: Row) -> None:

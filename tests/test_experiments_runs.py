@@ -113,3 +113,15 @@ def test_a_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert ended.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("experiments: nonsense: no such row, expected one of baseline, ")
+
+
+def test_outside_a_git_repository_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        call(lambda: bool(run_rows(ROWS, tmp_path / "record.json")))
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("experiments: the current folder is not a git clone: fatal: ")
+    assert not (tmp_path / "record.json").exists()
