@@ -26,7 +26,7 @@ from began.training import Training, train
 from benchmarks.preprocess import portraits, preprocess_all
 from benchmarks.report import FOLDER, Row, print_table, write
 
-NUM_AVATARS = 2000
+NUM_PORTRAITS = 2000
 RUNS = (("float32", 0), ("bfloat16", 0), ("float32", 1), ("float32", 2))  # precision, seed
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     with tempfile.TemporaryDirectory() as temporary:
-        num_images = 100 if arguments.quick else NUM_AVATARS
+        num_images = 100 if arguments.quick else NUM_PORTRAITS
         path = arguments.images or draw_images(Path(temporary), num_images, params.preprocess.image_size)
         file = open_images(path)
         rows = [measure(params, file, device, precision, seed) for precision, seed in RUNS]

@@ -23,7 +23,7 @@ def main() -> bool:
     """Whether every run finished."""
     results = vary(CLUTTER, "What the clutter of the images does to the game, at γ 0.7")
     rows = {}
-    for clutter, finished in results.of_first_seed().items():
+    for clutter, finished in results.shown().items():
         rows[f"clutter {clutter}: images"] = training_images(finished.row.name)
         rows[f"clutter {clutter}: samples"] = faces(finished.run)
     labelled_rows(IMAGES / "clutter.png", rows)

@@ -2,8 +2,9 @@
 
     python -m experiments.convergence [RUN ...]
 
-A RUN is an experiment, a git revision or a model folder. By default: the active profile with three seeds, and γ 0.4,
-all run where they have not been; docs/images/convergence.png and docs/images/distances.png are then those of the first.
+A RUN is an experiment, a git revision or a model folder: their table is printed, and no file is written. By default:
+the active profile with three seeds, and γ 0.4, all run where they have not been. docs/images/convergence.png and
+docs/images/distances.png are then those of seed 0, and stay as they were when that run failed.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ def main() -> bool:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="experiments, git revisions or model folders")
     names = parser.parse_args().runs
     if names:
-        runs = read_runs(names)
-    else:
-        runs = [finished.run for finished in run_rows(ROWS, FOLDER / "convergence.json")]
-        for picture in PICTURES if runs else ():
-            fetch(runs[0].label, f"data/report/{picture}", IMAGES / picture)
-    write_table(PAGE, "convergence", table(runs))
-    return bool(names) or len(runs) == len(ROWS)
+        print(table(read_runs(names)))
+        return True
+    finished = run_rows(ROWS, FOLDER / "convergence.json")
+    write_table(PAGE, "convergence", table([one.run for one in finished]))
+    if ROWS[0] in [one.row for one in finished]:
+        for picture in PICTURES:
+            fetch(ROWS[0].name, f"data/report/{picture}", IMAGES / picture)
+    return len(finished) == len(ROWS)
 
 
 def table(runs: Sequence[Run]) -> str:

@@ -20,7 +20,7 @@ GAMMA = Varied("gamma", "gamma", "γ", ("0.4", "0.55", "0.7", "0.85", "1.0"), Pa
 def main() -> bool:
     """Whether every run finished."""
     results = vary(GAMMA, "γ trades quality for diversity")
-    rows = {f"γ = {gamma}": faces(finished.run) for gamma, finished in results.of_first_seed().items()}
+    rows = {f"γ = {gamma}": faces(finished.run) for gamma, finished in results.shown().items()}
     labelled_rows(IMAGES / "gamma.png", rows)
     numbers = {float(gamma): [run.numbers for run in runs] for gamma, runs in results.runs.items()}
     against_gamma(IMAGES / "gamma-numbers.png", numbers)

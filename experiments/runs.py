@@ -23,7 +23,10 @@ FOLDER = Path("experiments")  # of the records, in the repository's root
 RATIO, LEAST_K_T, MOST_K_T = "L_fake/L_real", "k_t_min", "k_t_max"
 FRECHET = "frechet_face/real"
 
-Entry = dict[str, Any]  # of a record: name, settings, comment, and either versions and numbers or an error
+SOURCES = ("params.yaml", "dvc.yaml", "began", "pipeline")  # what a run depends on
+
+# Of a record: name, settings, comment, the commit of SOURCES, and either versions and numbers or an error.
+Entry = dict[str, Any]
 Value = float | int | bool | str | None
 
 
@@ -50,13 +53,16 @@ def run_rows(rows: Sequence[Row], record: Path, earlier: Iterable[Entry] = ()) -
 
     An older experiment of the same name is replaced. A row that fails is told in one line on standard error, and the
     others go on. After each row `record` is written: a JSON list with a line for each entry of `earlier` and for each
-    row so far, with its settings and either its numbers or its error.
+    row so far, with its settings and either its numbers or its error. ValueError outside a git repository.
     """
+    commit = _commit()
     finished = []
     entries = list(earlier)
     for i, row in enumerate(rows, 1):
         print(f"{i} of {len(rows)}: {row.name}", file=sys.stderr, flush=True)
-        entry: Entry = {"name": row.name, "settings": dict(row.settings), "comment": row.comment}
+        entry: Entry = {
+            "name": row.name, "settings": dict(row.settings), "comment": row.comment, "commit": commit
+        }  # fmt: skip
         try:
             _run(row)
             [run] = read_runs([row.name])
@@ -116,6 +122,17 @@ def call(program: Callable[[], bool]) -> None:
     except ValueError as error:
         print(f"experiments: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _commit() -> str:
+    """The last commit that changed SOURCES, with a + where there are changes since. ValueError outside a repository."""
+    last = subprocess.run(
+        ["git", "log", "-1", "--format=%h", "--", *SOURCES], capture_output=True, text=True, check=False
+    )
+    if last.returncode != 0:
+        raise ValueError(f"the current folder is not a git clone: {last.stderr.splitlines()[0]}")
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *SOURCES], check=False).returncode != 0
+    return last.stdout.strip() + ("+" if changed else "")
 
 
 def _run(row: Row) -> None:

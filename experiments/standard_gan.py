@@ -1,24 +1,27 @@
 """BEGAN beside a standard GAN (Goodfellow et al. 2014), on the same images and for the same wall clock.
 
     python -m experiments.standard_gan --tune     # 32 short trainings, 50 minutes: finds each GAN's settings
-    python -m experiments.standard_gan            # then seeds 0, 1 and 2 of BEGAN and of each GAN that was tuned
+    python -m experiments.standard_gan            # then seeds 0, 1 and 2 of BEGAN and of each GAN with its whole grid
     python -m experiments.standard_gan --quick    # 20 steps of each, writes nothing: shows that it works
 
 BEGAN trains as params.yaml says. The seconds that this takes are the budget of each GAN of that seed. The GAN has
 BEGAN's generator with the same initial weights, z uniform, and BEGAN's encoder with one output as its D. It plays with
 the non-saturating loss: L_D = softplus(−D(x)) + softplus(D(G(z))) and L_G = softplus(−D(G(z))). Batches, the average of
-G's weights and the use of both cores are BEGAN's. Adam has β2 0.99.
+G's weights and the use of both cores are BEGAN's. Adam has β2 0.99. The GAN knows no `train.mirror`, which is an error
+here, and ignores `train.vanishing_residual_steps`.
 
 There are four GANs. BEGAN's D is an auto-encoder, so the encoder alone has fewer parameters. Two GANs have a wider
 encoder: G and D together then have as many parameters as BEGAN's. The other two have the encoder as it is, and take
 more steps in the same time. One of each two has the R1 penalty (Mescheder et al. 2018) every sixteenth step, which goes
 beyond Goodfellow's equations but is what most GANs are trained with.
 
-The tuning tries four learning rates and two values of β1 for each GAN, with seed 0 and 90 seconds each, and the lowest
-Fréchet distance wins. The rate falls by a cosine to a tenth over the budget, because BEGAN's falls too.
+The tuning tries four learning rates and two values of β1 for each GAN, with seed 0 and 90 seconds each. The lowest
+Fréchet distance wins, to the same held-out images that the final runs are compared with. Over the budget the rate falls
+by a cosine to a tenth. BEGAN's falls to `train.learning_rate_floor`, a hundredth in the quick profile.
 
-Both write each result to experiments/standard_gan.json as it comes. The second also writes
-docs/images/standard-gan.png: the first samples of seed 0.
+Both write each result to experiments/standard_gan.json as it comes, and a command that was killed goes on where it
+stopped. The second also writes docs/images/standard-gan.png: the first samples of seed 0, which wait in
+data/standard-gan until all are there.
 """
 
 from __future__ import annotations
@@ -55,6 +58,7 @@ from benchmarks.faces import (
     NUM_JUDGED,
     NUM_SHOWN,
     PICTURES,
+    ROOT,
     Judge,
     images_and_settings,
     samples_of,
@@ -62,12 +66,13 @@ from benchmarks.faces import (
     with_train,
 )
 from benchmarks.report import Row, print_table, save
+from experiments.runs import call
 
 CPU = torch.device("cpu")
 RESULTS = Path(__file__).with_suffix(".json")
+SHOWN = ROOT / "data" / "standard-gan"  # the first samples of each kind, seed 0
 SEEDS = (0, 1, 2)
 LEARNING_RATES = (1e-4, 2e-4, 5e-4, 1e-3)
-BETAS_1 = (0.0, 0.5)
 BETA_2 = 0.99
 RATE_AT_THE_END = 0.1  # of the first
 TUNING_SECONDS = 90.0
@@ -97,6 +102,9 @@ class Settings:
 
     learning_rate: float
     beta_1: float
+
+
+GRID = tuple(Settings(learning_rate, beta_1) for learning_rate in LEARNING_RATES for beta_1 in (0.0, 0.5))
 
 
 @dataclass(frozen=True)
@@ -233,23 +241,37 @@ def train_gan(file: ImageFile, params: Params, variant: Variant, settings: Setti
     return Trained(gan.G_ema, (num_parameters(gan.G), num_parameters(gan.D)), gan.num_done, seconds)
 
 
-def tuning(file: ImageFile, params: Params, judge: Judge, num: int) -> Iterator[Row]:
-    """One row for each GAN, learning rate and β1."""
-    for variant, learning_rate, beta_1 in itertools.product(VARIANTS, LEARNING_RATES, BETAS_1):
-        settings = Settings(learning_rate, beta_1)
+def tuning(file: ImageFile, params: Params, known: Sequence[Row], judge: Judge, num: int) -> Iterator[Row]:
+    """One row for each GAN, learning rate and β1, without those that are `known`."""
+    for variant, settings in itertools.product(VARIANTS, GRID):
+        if _find(known, "tuning", variant.title, params.seed, settings):
+            continue
         trained = train_gan(file, params, variant, settings, TUNING_SECONDS)
         yield _row("tuning", variant.title, params.seed, settings, trained, judge, samples_of(trained.G, num))
 
 
 def finals(
-    file: ImageFile, params: Params, settings_of: Mapping[Variant, Settings], judge: Judge, num: int
+    file: ImageFile,
+    params: Params,
+    settings_of: Mapping[Variant, Settings],
+    known: Sequence[Row],
+    judge: Judge,
+    num: int,
 ) -> Iterator[tuple[Row, Pixels]]:
-    """For BEGAN and then for each GAN, with the seed of `params`: the row, and `num` samples."""
-    began = train_began(file, params)
-    samples = samples_of(began.G, num)
-    yield _row("final", "BEGAN", params.seed, None, began, judge, samples), samples
+    """For BEGAN and then for each GAN, with the seed of `params`: the row, and `num` samples.
+
+    Rows that are `known` are left out; the known row of BEGAN sets the others' budget.
+    """
+    began = _find(known, "final", "BEGAN", params.seed, None)
+    if began is None:
+        trained = train_began(file, params)
+        samples = samples_of(trained.G, num)
+        began = _row("final", "BEGAN", params.seed, None, trained, judge, samples)
+        yield began, samples
     for variant, settings in settings_of.items():
-        trained = train_gan(file, params, variant, settings, began.seconds)
+        if _find(known, "final", variant.title, params.seed, settings):
+            continue
+        trained = train_gan(file, params, variant, settings, _number(began["seconds"]))
         samples = samples_of(trained.G, num)
         yield _row("final", variant.title, params.seed, settings, trained, judge, samples), samples
 
@@ -257,14 +279,9 @@ def finals(
 def _row(
     run: str, what: str, seed: int, settings: Settings | None, trained: Trained, judge: Judge, samples: Pixels
 ) -> Row:
-    """BEGAN's learning rate and β1 are those of params.yaml: None here."""
     of_G, of_D = trained.num_parameters
     return {
-        "run": run,
-        "what": what,
-        "seed": seed,
-        "learning_rate": settings.learning_rate if settings else None,
-        "beta_1": settings.beta_1 if settings else None,
+        **_identity(run, what, seed, settings),
         "parameters_G": of_G,
         "parameters_D": of_D,
         "steps": trained.steps,
@@ -273,14 +290,30 @@ def _row(
     }
 
 
+def _identity(run: str, what: str, seed: int, settings: Settings | None) -> Row:
+    """What tells a row from others. BEGAN's learning rate and β1 are those of params.yaml: None here."""
+    return {
+        "run": run,
+        "what": what,
+        "seed": seed,
+        "learning_rate": settings.learning_rate if settings else None,
+        "beta_1": settings.beta_1 if settings else None,
+    }
+
+
+def _find(rows: Sequence[Row], run: str, what: str, seed: int, settings: Settings | None) -> Row | None:
+    wanted = _identity(run, what, seed, settings).items()
+    return next((row for row in rows if wanted <= row.items()), None)
+
+
 def best_settings(rows: Sequence[Row]) -> dict[Variant, Settings]:
-    """For each GAN that the tuning's `rows` have, the settings of the lowest Fréchet distance."""
+    """For each GAN with its whole grid in the tuning's `rows`, the settings of the lowest Fréchet distance."""
     found = {}
     for variant in VARIANTS:
-        own = [row for row in rows if row["what"] == variant.title]
-        if own:
-            best = min(own, key=lambda row: _number(row["frechet"]))
-            found[variant] = Settings(_number(best["learning_rate"]), _number(best["beta_1"]))
+        tried = {settings: _find(rows, "tuning", variant.title, SEEDS[0], settings) for settings in GRID}
+        distances = {settings: _number(row["frechet"]) for settings, row in tried.items() if row is not None}
+        if len(distances) == len(GRID):
+            found[variant] = min(GRID, key=distances.__getitem__)
     return found
 
 
@@ -300,30 +333,41 @@ def _number(value: str | float | int | None) -> float:
     return value
 
 
-def _tuned() -> list[Row]:
-    """The rows that --tune left."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
-    found = [row for row in rows if row["run"] == "tuning"]
-    if not found:
-        raise SystemExit(f"{RESULTS}: no rows of the tuning: `python -m experiments.standard_gan --tune` makes them")
-    return found
+def _known(settings: Mapping[str, object]) -> list[Row]:
+    """The trainings that RESULTS has. ValueError when they had other `settings`."""
+    if not RESULTS.is_file():
+        return []
+    document = json.loads(RESULTS.read_text(encoding="utf-8"))
+    if document["settings"] != settings:
+        raise ValueError(
+            f"{RESULTS.name}: its rows had other settings than params.yaml has now; remove it to start anew"
+        )
+    return [row for row in document["rows"] if row["run"] in ("tuning", "final")]
 
 
-def main() -> None:
+def main() -> bool:
+    """True: all went well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--tune", action="store_true", help="finds each GAN's learning rate and β1")
     mode.add_argument("--quick", action="store_true", help="twenty steps, and no files: shows that it works")
     arguments = parser.parse_args()
     file, params = images_and_settings()
+    if params.train.mirror:
+        raise ValueError("train.mirror: true, expected false: the GAN does not mirror images")
     num = min(100 if arguments.quick else NUM_JUDGED, len(file.held_out))
     if arguments.quick:
         anything = dict.fromkeys(VARIANTS, Settings(2e-4, 0.5))
         judge = Judge(file, num)
-        print_table([row for row, _ in finals(file, with_train(params, num_steps=20), anything, judge, num)])
-        return
-    rows = [] if arguments.tune else _tuned()
+        print_table([row for row, _ in finals(file, with_train(params, num_steps=20), anything, [], judge, num)])
+        return True
     settings = {"images": file.source, "gamma": params.gamma, **params.train.model_dump(), "num_judged": num}
+    rows = _known(settings)
+    settings_of = best_settings(rows)
+    if not arguments.tune and not settings_of:
+        raise ValueError(
+            f"{RESULTS.name}: no GAN has its whole grid; `python -m experiments.standard_gan --tune` runs it"
+        )
     judge = Judge(file, num)
 
     def kept(new: Row) -> None:
@@ -332,23 +376,27 @@ def main() -> None:
         save(RESULTS, settings, rows)
 
     if arguments.tune:
-        for row in tuning(file, params.model_copy(update={"seed": SEEDS[0]}), judge, num):
+        for row in tuning(file, params.model_copy(update={"seed": SEEDS[0]}), rows, judge, num):
             kept(row)
-        return
-    settings_of = best_settings(rows)
-    grids = {"training images": np.array(file.train[:NUM_SHOWN])}
+        return True
+    SHOWN.mkdir(parents=True, exist_ok=True)
     for seed in SEEDS:
-        for row, samples in finals(file, params.model_copy(update={"seed": seed}), settings_of, judge, num):
+        for row, samples in finals(file, params.model_copy(update={"seed": seed}), settings_of, rows, judge, num):
+            if seed == SEEDS[0]:
+                np.save(SHOWN / f"{row['what']}.npy", samples[:NUM_SHOWN])
             kept(row)
-            grids.setdefault(str(row["what"]), samples)  # of the first seed
-        if seed == SEEDS[0]:
-            side_by_side(grids, PICTURES / "standard-gan.png", columns=3)
+    shown = {what: SHOWN / f"{what}.npy" for what in ("BEGAN", *(variant.title for variant in settings_of))}
+    if all(path.is_file() for path in shown.values()):  # not where another machine trained
+        grids = {"training images": np.array(file.train[:NUM_SHOWN])}
+        grids |= {what: np.load(path) for what, path in shown.items()}
+        side_by_side(grids, PICTURES / "standard-gan.png", columns=3)
     summary = means([row for row in rows if row["run"] == "final"])
     real = {name: judge.baseline.get(name) for name in summary[0]}
     summary.insert(0, {**real, "run": "real", "what": "training images"})
     print_table(summary)
     save(RESULTS, settings, rows + summary)
+    return True
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -13,6 +13,8 @@ from pathlib import Path
 from experiments.page import numbers_table, write_table
 from experiments.runs import FOLDER, Finished, Row, Value, run_rows, with_seeds
 
+SEED_OF_PAGES = 0  # the pages of docs/ say that their pictures are of seed 0
+
 
 @dataclass(frozen=True)
 class Varied:
@@ -33,9 +35,13 @@ class Results:
     runs: Mapping[str, Sequence[Finished]]
     is_complete: bool
 
-    def of_first_seed(self) -> Mapping[str, Finished]:
-        """The first run of each value."""
-        return {value: runs[0] for value, runs in self.runs.items()}
+    def shown(self) -> Mapping[str, Finished]:
+        """The first run of each value, by the value, and by its seed where that is not the page's."""
+        seeds = {value: runs[0].row.settings["seed"] for value, runs in self.runs.items()}
+        return {
+            value if seeds[value] == SEED_OF_PAGES else f"{value}, seed {seeds[value]}": runs[0]
+            for value, runs in self.runs.items()
+        }
 
 
 def vary(varied: Varied, description: str) -> Results:

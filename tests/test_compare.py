@@ -52,7 +52,7 @@ def run_of(
 ) -> Run:
     torch.manual_seed(int(gamma * 100))
     arguments: dict[str, Any] = {
-        "label": f"sweep-gamma-{gamma}",
+        "label": f"gamma-{gamma}",
         "origin": "DVC experiment",
         "model_digest": "0123456789abcdef",
         "parameters": {"gamma": str(gamma), "lambda_k": "0.01", "train.N_h": str(N_h), "train.num_steps": "2400"},
@@ -108,7 +108,7 @@ def test_runs_that_differ_in_more_than_gamma_keep_their_names_and_say_where_they
     other = run_of(0.7, N_h=8, label="other")
     text = render([run_of(0.3), other])
     shown = words(text)
-    assert "sweep-gamma-0.3" in shown and "same seed of z (their N_h differ" in shown
+    assert "gamma-0.3" in shown and "same seed of z (their N_h differ" in shown
     assert cells(text, "γ") == [("0.3", False), ("0.7", False)]
     assert cells(text, "train.N_h") == [("4", False), ("8", False)]
     assert "lambda_k" not in shown
@@ -158,7 +158,7 @@ def test_notes_tell_of_other_images_and_warnings() -> None:
             [run_of(0.3), run_of(0.5, data={"source": "orl", "digest": "1"}, remarks=["warning of the training: x"])]
         )
     )
-    assert "trained on different images" in shown and "sweep-gamma-0.5: warning of the training: x." in shown
+    assert "trained on different images" in shown and "gamma-0.5: warning of the training: x." in shown
 
 
 def test_a_run_without_weights_shows_what_it_logged_and_says_so() -> None:
@@ -170,7 +170,7 @@ def test_a_run_without_weights_shows_what_it_logged_and_says_so() -> None:
 
 def test_one_run_is_a_page_too() -> None:
     text = render([run_of(0.3)])
-    assert "Run sweep-gamma-0.3" in words(text) and "What differs" not in words(text)
+    assert "Run gamma-0.3" in words(text) and "What differs" not in words(text)
 
 
 def test_many_large_runs_stay_under_five_megabytes() -> None:

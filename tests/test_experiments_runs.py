@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from began.params import load_params
 from experiments import search
 from experiments.page import numbers_table, write_table
 from experiments.runs import Row, call, curve_numbers, read_record, run_rows
@@ -54,6 +56,7 @@ def test_rows_run_beside_failing_ones_and_a_second_call_trains_nothing(
     assert "gamma" in too_much["error"] and "gama" in unknown["error"]
     assert entry["settings"] == ROWS[-1].settings and entry["comment"] == "wider"
     assert entry["numbers"] == good.numbers
+    assert entry["commit"] == clone.git("log", "-1", "--format=%h").strip()
 
     [again] = run_rows(ROWS[-1:], record)
     told = capsys.readouterr().err.splitlines()
@@ -106,6 +109,22 @@ def test_the_balance_is_of_the_last_third_and_k_t_of_the_second_half() -> None:
     assert curve_numbers(history) == {"L_fake/L_real": 0.5, "k_t_min": 0.3, "k_t_max": 0.55}
 
 
+def test_every_row_of_the_search_is_valid_and_unlike_the_others(repository: Path, tmp_path: Path) -> None:
+    read = {}
+    for row in search.ROWS:
+        document = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
+        for key, value in row.settings.items():
+            *sections, name = key.split(".")
+            section = document
+            for part in sections:
+                section = section[part]
+            assert name in section
+            section[name] = value
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+        read[row.name] = load_params(tmp_path / "params.yaml").model_dump_json()
+    assert len(set(read.values())) == len(search.ROWS) == len(read)
+
+
 def test_a_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["search", "nonsense"])
     with pytest.raises(SystemExit) as ended:
@@ -113,3 +132,15 @@ def test_a_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert ended.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("experiments: nonsense: no such row, expected one of baseline, ")
+
+
+def test_outside_a_git_repository_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        call(lambda: bool(run_rows(ROWS, tmp_path / "record.json")))
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("experiments: the current folder is not a git clone: fatal: ")
+    assert not (tmp_path / "record.json").exists()

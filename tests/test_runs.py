@@ -35,7 +35,7 @@ def make_sweep(clone: Clone) -> subprocess.CompletedProcess[str]:
     ready = clone.root.parent / "ready"
     ready.touch()
     environment = Path(sys.executable).parent.parent
-    variables = (f"VENV={environment}", f"READY={ready}", "GAMMAS=0.3 0.7")
+    variables = (f"VENV={environment}", f"READY={ready}", "GAMMAS=0.3 0.7", "SEEDS=0")
     command = ["make", "--no-print-directory", *variables, "sweep"]
     return subprocess.run(
         command, cwd=clone.root, env=clone.environment, capture_output=True, text=True, check=False, timeout=600

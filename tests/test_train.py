@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 
 import began.divergence
 import began.training
+from began import pretrained
 from began.checkpoint import read_model
 from began.devices import resolve_precision
 from began.hdf5 import ImageFile
@@ -170,7 +171,7 @@ def test_an_exported_model_is_sampled_like_any_other(workspace, capsys):
         (("sample", "--out", "data"), "expected a new or an empty folder"),
         (
             ("sample", "--model", "nowhere"),
-            "nowhere: no trained model there; `make repro` trains one, ready is portraits32, portraits64",
+            f"nowhere: no trained model there; `make repro` trains one, ready is {', '.join(pretrained.names())}",
         ),
         (("sample", "--model", "data"), "data/model.json: no such file"),
         (("train", "params.yaml"), "params.yaml"),
