@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from began.files import replace_file
 from pipeline.plots import History
 from pipeline.runs import Run, read_runs
@@ -96,12 +98,14 @@ def numbers_of(run: Run) -> dict[str, float | None]:
 def curve_numbers(history: History) -> dict[str, float | None]:
     """The balance of a run: L(G(z)) / L(x), and the least and the largest k_t.
 
-    The first is a ratio of means over the last third of the records, and should be γ. k_t is that of the second half;
+    The first is a ratio of means over the last third of the steps, and should be γ. k_t is that of the second half;
     where it reaches 0 or 1 there is no balance.
     """
-    num = len(history["step"])
-    L_fake, L_real = (float(history[name][-max(num // 3, 1) :].mean()) for name in ("L_fake", "L_real"))
-    k_t = history["k_t"][num // 2 :]
+    step = history["step"]
+    late, later = step > step[-1] / 2, step > step[-1] * 2 / 3
+    num_steps = np.diff(step, prepend=0)[later]  # a record's losses are means over the steps since the one before
+    L_fake, L_real = (float(np.average(history[name][later], weights=num_steps)) for name in ("L_fake", "L_real"))
+    k_t = history["k_t"][late]
     return {RATIO: L_fake / L_real if L_real else None, LEAST_K_T: float(k_t.min()), MOST_K_T: float(k_t.max())}
 
 
