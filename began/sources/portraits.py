@@ -2,11 +2,12 @@
 
 The heads come from the pinned dicebear packages. Skin, hair and clothes have continuous colours, and scale, place and
 rotation vary a little. Behind a head is a background of random hue with clutter; light falls from one direction, and a
-fine grain lies over everything. BEGAN needs what these add: γ < 1 asks G for images that are easier to reconstruct than
-the data, and flat drawings leave no room for that (docs/clutter.md).
+fine grain lies over everything. BEGAN profits from what these add: γ < 1 asks G for images that are easier to
+reconstruct than the data, and flat drawings leave little room for that (docs/clutter.md).
 
-Same settings, same bytes: the packages are pinned, no font of the system is read, image i depends on i and
-`download.clutter` alone, and the archive has neither dates nor an order that depends on the workers.
+Same settings, same bytes, on one kind of processor: the packages are pinned, no font of the system is read, image i
+depends on i and `download.clutter` alone, and the archive has neither dates nor an order that depends on the workers.
+Another processor may round the clutter's matrix products otherwise, which was seen to change one image of 400.
 """
 
 from __future__ import annotations
