@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from began import metrics, neighbours
+from began.batches import open_batches
 from began.features import load_face_network
 from began.hdf5 import ImageFile, open_images
 from began.images import grid
 from began.networks import Generator
 from began.params import Params, load_params
 from began.sampling import Pixels, draw_z, generate
+from began.training import Training, train
 from benchmarks.report import FOLDER
 
 ROOT = FOLDER.parent
@@ -39,6 +43,17 @@ def images_and_settings() -> tuple[ImageFile, Params]:
     if not IMAGES.is_file():
         raise SystemExit("data/images.h5 is missing: `dvc repro preprocess` makes it")
     return open_images(IMAGES), load_params(ROOT / "params.yaml")
+
+
+def train_timed(file: ImageFile, params: Params) -> tuple[Training, float]:
+    """BEGAN as `params` say, on the CPU to its last step; and the seconds that the steps took."""
+    cpu = torch.device("cpu")
+    training = Training(params, file.image_size, cpu)
+    batches = open_batches(file.train, params.train.batch_size, params.seed, cpu)
+    start = time.perf_counter()
+    for _ in train(training, batches):
+        pass
+    return training, time.perf_counter() - start
 
 
 class Judge:

@@ -26,8 +26,16 @@ from began.batches import open_batches
 from began.hdf5 import ImageFile
 from began.params import Params
 from began.sampling import Pixels
-from began.training import Training, train
-from benchmarks.faces import NUM_JUDGED, PICTURES, Judge, images_and_settings, samples_of, side_by_side, with_train
+from benchmarks.faces import (
+    NUM_JUDGED,
+    PICTURES,
+    Judge,
+    images_and_settings,
+    samples_of,
+    side_by_side,
+    train_timed,
+    with_train,
+)
 from benchmarks.report import Row, print_table, write
 from benchmarks.textbook import TextbookTraining, new_players
 
@@ -44,12 +52,7 @@ class Trained:
 
 
 def train_ours(file: ImageFile, params: Params, num_samples: int) -> Trained:
-    training = Training(params, file.image_size, CPU)
-    batches = open_batches(file.train, params.train.batch_size, params.seed, CPU)
-    start = time.perf_counter()
-    for _ in train(training, batches):
-        pass
-    seconds = time.perf_counter() - start
+    training, seconds = train_timed(file, params)
     return Trained(samples_of(training.G_ema, num_samples), training.num_done, seconds)
 
 

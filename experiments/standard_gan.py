@@ -53,7 +53,6 @@ from began.parallel import num_cores, thread_pool
 from began.params import Params
 from began.sampling import Pixels
 from began.seeds import derive_seed
-from began.training import Training, train
 from benchmarks.faces import (
     NUM_JUDGED,
     NUM_SHOWN,
@@ -63,6 +62,7 @@ from benchmarks.faces import (
     images_and_settings,
     samples_of,
     side_by_side,
+    train_timed,
     with_train,
 )
 from benchmarks.report import Row, print_table, save
@@ -218,12 +218,7 @@ def num_parameters(network: nn.Module) -> int:
 
 
 def train_began(file: ImageFile, params: Params) -> Trained:
-    training = Training(params, file.image_size, CPU)
-    batches = open_batches(file.train, params.train.batch_size, params.seed, CPU)
-    start = time.perf_counter()
-    for _ in train(training, batches):
-        pass
-    seconds = time.perf_counter() - start
+    training, seconds = train_timed(file, params)
     players = training.players
     return Trained(training.G_ema, (num_parameters(players.G), num_parameters(players.D)), training.num_done, seconds)
 
