@@ -5,9 +5,8 @@ rotation vary a little. Behind a head is a background of random hue with clutter
 fine grain lies over everything. BEGAN profits from what these add: γ < 1 asks G for images that are easier to
 reconstruct than the data, and flat drawings leave little room for that (docs/clutter.md).
 
-Same settings, same bytes, on one kind of processor: the packages are pinned, no font of the system is read, image i
-depends on i and `download.clutter` alone, and the archive has neither dates nor an order that depends on the workers.
-Another processor may round the clutter's matrix products otherwise, which was seen to change one image of 400.
+Same settings, same bytes: the packages are pinned, no font of the system is read, image i depends on i and
+`download.clutter` alone, and the archive has neither dates nor an order that depends on the workers.
 """
 
 from __future__ import annotations
@@ -132,12 +131,12 @@ def _portrait(number: int, clutter: float) -> tuple[bytes, Drawn]:
         }
     )
     plain = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value), dtype=np.float32)
-    background = plain + np.float32(clutter) * _clutter(random)
-    opacity = head[..., 3:] / np.float32(255)
-    pixels = head[..., :3] * opacity + background * (1 - opacity)
+    background = plain[:, None, None] + np.float32(clutter) * _clutter(random)
+    opacity = head[3] / np.float32(255)
+    pixels = head[:3] * opacity + background * (1 - opacity)
     pixels *= _light(direction, light)
-    pixels += np.float32(clutter * GRAIN) * random.standard_normal((SIZE, SIZE, 1), dtype=np.float32)
-    picture = jpeg_bytes(pixels.clip(0, 255).round().astype(np.uint8), JPEG_QUALITY)
+    pixels += np.float32(clutter * GRAIN) * random.standard_normal((SIZE, SIZE), dtype=np.float32)
+    picture = jpeg_bytes(np.moveaxis(pixels.clip(0, 255).round().astype(np.uint8), 0, -1), JPEG_QUALITY)
     degrees = [round(360 * float(turn), 1) for turn in (hue, clothes_hue, direction)]
     shares = [round(float(share), 3) for share in (saturation, value, skin, hair)]
     pose = [round(float(number), 3) for number in (scale, shift_x, shift_y, rotation)]
@@ -146,7 +145,7 @@ def _portrait(number: int, clutter: float) -> tuple[bytes, Drawn]:
 
 
 def _head(options: dict[str, Any]) -> tuple[Pixels, list[str]]:
-    """The head of dicebear's `options` as RGBA (SIZE, SIZE, 4) of 0 to 255, and the names of VARIANTS."""
+    """The head of dicebear's `options` as planes of RGBA (4, SIZE, SIZE), 0 to 255, and the names of VARIANTS."""
     import resvg_py
     from dicebear import Avatar
 
@@ -155,38 +154,40 @@ def _head(options: dict[str, Any]) -> tuple[Pixels, list[str]]:
     # A clip at the picture's edge and outlines of a fifth of a pixel: nobody sees them, and they take half of the time.
     svg = re.sub(r' clip-path="url\(#clip-\w+\)"| stroke="[^"]*"', "", str(avatar))
     picture = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)
-    pixels = decode_rgba(picture).astype(np.float32)
-    return pixels, [_as_text(drawn.get(name)) for name in VARIANTS]
+    planes = np.moveaxis(decode_rgba(picture), -1, 0).astype(np.float32, order="C")
+    return planes, [_as_text(drawn.get(name)) for name in VARIANTS]
 
 
 def _clutter(random: np.random.Generator) -> Pixels:
-    """Smooth noise over several octaves, (SIZE, SIZE, 3), in levels of 0 to 255 around 0."""
-    octaves = []
+    """Smooth noise over several octaves, (3, SIZE, SIZE), in levels of 0 to 255 around 0.
+
+    In float64: processors differ in how they round a matrix product, and float32 showed it in one image of 400.
+    """
+    clutter = np.zeros((3, SIZE, SIZE))
     for cells, levels in OCTAVES:
         enlarge = _enlargement(cells)
-        noise = random.standard_normal((4, cells, cells), dtype=np.float32)
+        noise = random.standard_normal((4, cells, cells))
         noise = GREY_SHARE * noise[:1] + (1 - GREY_SHARE) * noise[1:]
-        octaves.append(np.float32(levels) * (enlarge @ noise @ enlarge.T))
-    return np.moveaxis(np.sum(octaves, axis=0), 0, -1)
+        clutter += levels * (enlarge @ noise @ enlarge.T)
+    return clutter.astype(np.float32)
 
 
 @cache
-def _enlargement(cells: int) -> Pixels:
+def _enlargement(cells: int) -> NDArray[np.float64]:
     """Bicubic interpolation (Keys 1981, a = −1/2) from `cells` to SIZE along an axis, as a matrix (SIZE, cells)."""
     places = (np.arange(SIZE) + 0.5) * cells / SIZE
     d = np.abs(places[:, None] - (np.arange(cells) + 0.5))
     near, far = (1.5 * d - 2.5) * d**2 + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2
-    weights = np.where(d < 1, near, np.where(d < 2, far, 0))
-    weights /= weights.sum(axis=1, keepdims=True)
-    return weights.astype(np.float32)
+    weights: NDArray[np.float64] = np.where(d < 1, near, np.where(d < 2, far, 0))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _light(direction: float, strength: float) -> Pixels:
-    """What light from `direction` (in turns) multiplies pixels by, (SIZE, SIZE, 1)."""
+    """What light from `direction` (in turns) multiplies pixels by, (SIZE, SIZE)."""
     places = np.linspace(-1, 1, SIZE, dtype=np.float32)
     angle = 2 * np.pi * direction
     across, down = (np.float32(strength * part) for part in (np.cos(angle), np.sin(angle)))
-    return (1 + across * places + down * places[:, None])[..., None]
+    return 1 + across * places + down * places[:, None]
 
 
 def _between(palette: Sequence[str], place: float) -> NDArray[np.float64]:
