@@ -39,9 +39,9 @@ def warn_of_collapse(step: int, samples: NDArray[np.uint8], images: NDArray[np.u
     spread, wanted = samples.std(axis=0).mean(), images.std(axis=0).mean()
     if step < COLLAPSE_GRACE_STEPS or spread >= COLLAPSED_SHARE * wanted:
         return None
-    share = spread / wanted
     return (
-        f"at step {step:,} samples varied {share:.2f} times as much as images do (expected {COLLAPSED_SHARE:.2f} or more): the "
-        "generator has collapsed or nearly so. A higher gamma may help, or more varied images: gamma below 1 asks for "
-        "samples that are easier to reconstruct than images are, and flat images leave no room for that"
+        f"at step {step:,} samples varied {spread / wanted:.2f} times as much as images do, expected at least "
+        f"{COLLAPSED_SHARE:.2f}: the generator has collapsed or nearly so. A higher gamma may help, or more varied "
+        "images: gamma below 1 asks for samples that are easier to reconstruct than images are, and flat images leave "
+        "no room for that"
     )

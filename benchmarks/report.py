@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from began.files import replace_file
+
 FOLDER = Path(__file__).resolve().parent
 PACKAGES = ("torch", "numpy", "pillow", "h5py", "mlflow", "onnxruntime")
 
@@ -73,7 +75,8 @@ def save(path: Path, settings: Mapping[str, Any], rows: Sequence[Row]) -> None:
         "settings": dict(settings),
         "rows": [dict(row) for row in rows],
     }
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _shown(value: str | float | int | None) -> str:

@@ -36,6 +36,8 @@ def main() -> bool:
         print(table(read_runs(names)))
         return True
     finished = run_rows(ROWS, FOLDER / "convergence.json")
+    if not finished:
+        raise ValueError(f"none of the {len(ROWS)} runs finished")
     write_table(PAGE, "convergence", table([one.run for one in finished]))
     if ROWS[0] in [one.row for one in finished]:
         for picture in PICTURES:

@@ -356,7 +356,13 @@ def main() -> bool:
         judge = Judge(file, num)
         print_table([row for row, _ in finals(file, with_train(params, num_steps=20), anything, [], judge, num)])
         return True
-    settings = {"images": file.source, "gamma": params.gamma, **params.train.model_dump(), "num_judged": num}
+    settings = {
+        "images": f"{file.source} {file.digest}",
+        "gamma": params.gamma,
+        "lambda_k": params.lambda_k,
+        **params.train.model_dump(),
+        "num_judged": num,
+    }
     rows = _known(settings)
     settings_of = best_settings(rows)
     if not arguments.tune and not settings_of:

@@ -179,7 +179,8 @@ def _enlargement(cells: int) -> NDArray[np.float64]:
     d = np.abs(places[:, None] - (np.arange(cells) + 0.5))
     near, far = (1.5 * d - 2.5) * d**2 + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2
     weights: NDArray[np.float64] = np.where(d < 1, near, np.where(d < 2, far, 0))
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 def _light(direction: float, strength: float) -> Pixels:
