@@ -1,7 +1,8 @@
-"""Work spread over processes, with results in order and memory that does not grow with their number; and threads."""
+"""Work spread over processes, with results in order and flat memory; threads; and what malloc keeps."""
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -10,19 +11,32 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _IN_FLIGHT = 3  # items per worker that are handed out or wait to be taken
 
 
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """From now on glibc keeps what this process frees, for its next allocations. Nothing happens with another libc.
+
+    Each training step allocates and frees the same activations. By default glibc gives blocks of their size back to the
+    system and gets them anew page by page, over two thousand a step at 32×32.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc allows
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

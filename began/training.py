@@ -18,7 +18,7 @@ from began.cuda_graph import RecordedWork
 from began.devices import resolve_precision
 from began.divergence import K_T_GRACE_STEPS, DivergedError
 from began.networks import Discriminator, Generator, uniform_z
-from began.parallel import thread_pool
+from began.parallel import keep_freed_memory, thread_pool
 from began.params import Params
 from began.seeds import derive_seed
 
@@ -131,6 +131,8 @@ class Training:
         self.most_at_bound = torch.zeros((), device=device)
         # None: the batch as a whole.
         self.halves = _two_threads(train.batch_size) if device.type == "cpu" else None
+        if device.type == "cpu":
+            keep_freed_memory()
         if device.type == "cuda" and self.precision == "float32":
             torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from began.files import replace_file
-from experiments.runs import FRECHET, LEAST_K_T, MOST_K_T, RATIO
+from experiments.runs import FRECHET, LEAST_K_T, MOST_K_T, RATIO, WARNED
 from pipeline.page import format_number
 
 Numbers = Mapping[str, float | None]
@@ -32,6 +32,7 @@ COLUMNS = (
     Column("precision_face", "precision", "precision_face_baseline"),
     Column(FRECHET, "Fréchet / real"),
     Column("rank_correlation", "rank correlation"),
+    Column(WARNED, "warned of a collapse"),
 )
 
 

@@ -24,6 +24,7 @@ from pipeline.runs import Run, read_runs
 FOLDER = Path("experiments")  # of the records, in the repository's root
 RATIO, LEAST_K_T, MOST_K_T = "L_fake/L_real", "k_t_min", "k_t_max"
 FRECHET = "frechet_face/real"
+WARNED = "warned_of_collapse"
 
 SOURCES = ("params.yaml", "dvc.yaml", "began", "pipeline")  # what a run depends on
 
@@ -89,10 +90,14 @@ def read_record(record: Path) -> list[Entry]:
 
 
 def numbers_of(run: Run) -> dict[str, float | None]:
-    """Those of its report, the balance of its curve, and the Fréchet distance over that of real images."""
+    """Those of its report, the balance of its curve, the Fréchet distance over that of real images, and 1 where the
+    training warned of a collapse, else 0.
+    """
     distance, real = (run.numbers.get(name) for name in ("frechet_face", "frechet_face_baseline"))
     ratio = distance / real if distance is not None and real else None
-    return {**run.numbers, FRECHET: ratio, **(curve_numbers(run.history) if run.history else {})}
+    warned = any("the generator has collapsed" in remark for remark in run.remarks)
+    balance = curve_numbers(run.history) if run.history else {}
+    return {**run.numbers, FRECHET: ratio, WARNED: float(warned), **balance}
 
 
 def curve_numbers(history: History) -> dict[str, float | None]:
