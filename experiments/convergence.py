@@ -16,7 +16,7 @@ from pathlib import Path
 from began.metrics import rank_correlation
 from experiments.page import markdown, write_table
 from experiments.pictures import IMAGES
-from experiments.runs import FOLDER, LEAST_K_T, MOST_K_T, Row, call, curve_numbers, run_rows, with_seeds
+from experiments.runs import FOLDER, LEAST_K_T, MOST_K_T, Row, add_jobs, call, curve_numbers, run_rows, with_seeds
 from pipeline.page import format_number
 from pipeline.plots import mean_M_global
 from pipeline.runs import Run, fetch, read_runs
@@ -31,11 +31,12 @@ def main() -> bool:
     """Whether every run finished."""
     parser = argparse.ArgumentParser(description="Does M_global tell how good the samples are?")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="experiments, git revisions or model folders")
-    names = parser.parse_args().runs
-    if names:
-        print(table(read_runs(names)))
+    add_jobs(parser)
+    arguments = parser.parse_args()
+    if arguments.runs:
+        print(table(read_runs(arguments.runs)))
         return True
-    finished = run_rows(ROWS, FOLDER / "convergence.json")
+    finished = run_rows(ROWS, FOLDER / "convergence.json", (), arguments.jobs)
     if not finished:
         raise ValueError(f"none of the {len(ROWS)} runs finished")
     write_table(PAGE, "convergence", table([one.run for one in finished]))

@@ -1,4 +1,4 @@
-"""Rows of settings → runs: each row is a DVC experiment of this repository, one after the other.
+"""Rows of settings → runs: each row is a DVC experiment of this repository, one after the other or several at once.
 
 DVC's run cache knows what was trained before, so a sweep that was killed goes on where it stopped, and one that is
 called again only reads its results.
@@ -6,13 +6,17 @@ called again only reads its results.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -51,34 +55,54 @@ class Finished:
     numbers: Mapping[str, float | None]
 
 
-def run_rows(rows: Sequence[Row], record: Path, earlier: Iterable[Entry] = ()) -> list[Finished]:
+def run_rows(rows: Sequence[Row], record: Path, earlier: Iterable[Entry] = (), jobs: int = 1) -> list[Finished]:
     """Runs each row as `dvc exp run --temp`, in the current folder's repository; those that finished, in order.
 
-    An older experiment of the same name is replaced. A row that fails is told in one line on standard error, and the
-    others go on. After each row `record` is written: a JSON list with a line for each entry of `earlier` and for each
-    row so far, with its settings and either its numbers or its error. ValueError outside a git repository.
+    `jobs` rows run at once, each with an equal share of the cores (on Linux; elsewhere they share all). An older
+    experiment of the same name is replaced. A row that fails is told in one line on standard error, and the others go
+    on. After each row `record` is written: a JSON list with a line for each entry of `earlier` and for each row so far,
+    with its settings and either its numbers or its error. ValueError outside a git repository, and for more `jobs` than
+    cores.
     """
+    earlier = list(earlier)
+    shares = _shares_of_cores(jobs)
     commit = _commit()
-    finished = []
-    entries = list(earlier)
-    for i, row in enumerate(rows, 1):
-        print(f"{i} of {len(rows)}: {row.name}", file=sys.stderr, flush=True)
+    entries: dict[str, Entry] = {}
+    finished: dict[str, Finished] = {}
+    one_at_a_time = threading.Lock()  # for the record, the repository's references, and what is made of the results
+
+    def run(row: Row) -> None:
         entry: Entry = {
             "name": row.name, "settings": dict(row.settings), "comment": row.comment, "commit": commit
         }  # fmt: skip
+        share = shares.get()
         try:
-            _run(row)
-            [run] = read_runs([row.name])
+            with one_at_a_time:
+                print(f"{len(entries) + 1} of {len(rows)}: {row.name}", file=sys.stderr, flush=True)
+                _forget(row.name)
+            _run(row, share, f"{row.name}: " if jobs > 1 else "")
+            with one_at_a_time:
+                [its_run] = read_runs([row.name])
         except ValueError as error:
             print(f"{row.name} failed: {error}", file=sys.stderr, flush=True)
             entry["error"] = str(error)
         else:
-            numbers = numbers_of(run)
-            finished.append(Finished(row, run, numbers))
-            entry |= {"versions": run.versions, "numbers": numbers}
-        entries.append(entry)
-        _write(record, entries)
-    return finished
+            numbers = numbers_of(its_run)
+            finished[row.name] = Finished(row, its_run, numbers)
+            entry |= {"versions": its_run.versions, "numbers": numbers}
+        finally:
+            shares.put(share)
+        with one_at_a_time:
+            entries[row.name] = entry
+            _write(record, [*earlier, *(entries[row.name] for row in rows if row.name in entries)])
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for done in as_completed([pool.submit(run, row) for row in rows]):
+                done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [finished[row.name] for row in rows if row.name in finished]
 
 
 def read_record(record: Path) -> list[Entry]:
@@ -121,6 +145,13 @@ def with_seeds(rows: Iterable[Row], seeds: Sequence[int]) -> list[Row]:
     ]
 
 
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """The option --jobs of every program that calls run_rows."""
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="rows to run at once, each with its share of the cores; the default is 1"
+    )
+
+
 def call(program: Callable[[], bool]) -> None:
     """Ends with exit code 0 when `program` says that all went well, else with 1.
 
@@ -144,9 +175,19 @@ def _commit() -> str:
     return last.stdout.strip() + ("+" if changed else "")
 
 
-def _run(row: Row) -> None:
+def _shares_of_cores(jobs: int) -> SimpleQueue[set[int]]:
+    """For each of `jobs` its cores, by their numbers; an empty set where processes cannot be bound to cores."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not 1 <= jobs <= (len(cores) or os.cpu_count() or 1):
+        raise ValueError(f"--jobs: {jobs}, expected 1 to {len(cores) or os.cpu_count()}, the number of cores")
+    shares: SimpleQueue[set[int]] = SimpleQueue()
+    for i in range(jobs):
+        shares.put(set(cores[i::jobs]))
+    return shares
+
+
+def _run(row: Row, cores: set[int], prefix: str) -> None:
     """ValueError saying in one line why the experiment failed. What its stages print goes on to standard error."""
-    _forget(row.name)
     command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", row.name]
     for key, value in row.settings.items():
         command += ["-S", f"{key}={json.dumps(value)}"]
@@ -156,9 +197,11 @@ def _run(row: Row) -> None:
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
     ) as process:
+        if cores:
+            os.sched_setaffinity(process.pid, cores)  # before it has started any thread or process of its own
         assert process.stdout is not None
         for line in process.stdout:
-            sys.stderr.write(line)
+            sys.stderr.write(prefix + line)
             # A stage's own line says more than that of DVC, which comes after it.
             if line.startswith("began: ") or (line.startswith("ERROR: ") and not reason):
                 reason = line.strip()

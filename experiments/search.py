@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from experiments.page import numbers_table, write_table
-from experiments.runs import FOLDER, Entry, Row, Value, call, read_record, run_rows, with_seeds
+from experiments.runs import FOLDER, Entry, Row, Value, add_jobs, call, read_record, run_rows, with_seeds
 
 RECORD = FOLDER / "search.json"
 PAGE = Path("docs/quick-profile.md")
@@ -55,13 +55,15 @@ def main() -> bool:
     parser = argparse.ArgumentParser(description="The search for the quick profile's settings")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(names)}; all by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    add_jobs(parser)
     arguments = parser.parse_args()
     if unknown := set(arguments.rows) - set(names):
         raise ValueError(f"{min(unknown)}: no such row, expected one of {', '.join(names)}")
     chosen = [row for row in ROWS if not arguments.rows or row.name in arguments.rows]
     rows = [Row(f"search-{row.name}", row.settings, row.comment) for row in with_seeds(chosen, arguments.seeds)]
     again = {row.name for row in rows}
-    finished = run_rows(rows, RECORD, [entry for entry in read_record(RECORD) if entry["name"] not in again])
+    earlier = [entry for entry in read_record(RECORD) if entry["name"] not in again]
+    finished = run_rows(rows, RECORD, earlier, arguments.jobs)
     write_table(PAGE, "search", table(read_record(RECORD)))
     return len(finished) == len(rows)
 

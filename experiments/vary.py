@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.page import numbers_table, write_table
-from experiments.runs import FOLDER, Finished, Row, Value, run_rows, with_seeds
+from experiments.runs import FOLDER, Finished, Row, Value, add_jobs, run_rows, with_seeds
 
 SEED_OF_PAGES = 0  # the pages of docs/ say that their pictures are of seed 0
 
@@ -52,13 +52,14 @@ def vary(varied: Varied, description: str) -> Results:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(f"--{varied.name}s", dest="values", type=_number, nargs="+", default=list(varied.values))
+    add_jobs(parser)
     arguments = parser.parse_args()
     named = {
         value: with_seeds([Row(f"{varied.name}-{value}", {**varied.fixed, varied.key: float(value)})], arguments.seeds)
         for value in arguments.values
     }
     rows = [row for of_value in named.values() for row in of_value]
-    finished = {run.row.name: run for run in run_rows(rows, FOLDER / f"{varied.name}.json")}
+    finished = {run.row.name: run for run in run_rows(rows, FOLDER / f"{varied.name}.json", (), arguments.jobs)}
     if not finished:
         raise ValueError(f"none of the {len(rows)} runs finished")
     runs = {value: [finished[row.name] for row in rows if row.name in finished] for value, rows in named.items()}

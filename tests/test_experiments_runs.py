@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from began.parallel import num_cores
 from began.params import load_params
 from experiments import search
 from experiments.page import numbers_table, write_table
@@ -68,6 +69,22 @@ def test_rows_run_beside_failing_ones_and_a_second_call_trains_nothing(
     assert fetched.st_size > 60 * 32 * 32 * 3 and fetched.st_nlink == 1  # no link into DVC's cache
     with pytest.raises(ValueError, match="good: data/nothing of this revision is not to be had"):
         fetch("good", "data/nothing", tmp_path / "nothing")
+
+
+@pytest.mark.skipif(num_cores() < 2, reason="a single core has no two shares")
+@pytest.mark.timeout(900)  # runs the whole pipeline twice
+def test_two_rows_at_once_each_have_half_of_the_cores(
+    clone: Clone, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = [Row(f"seed-{seed}", {"seed": seed}) for seed in (0, 1, 2)]
+    found = run_rows(rows, tmp_path / "record.json", jobs=2)
+    assert [one.row for one in found] == rows
+    assert [entry["name"] for entry in read_record(tmp_path / "record.json")] == [row.name for row in rows]
+    assert len({one.run.model_digest for one in found}) == 3
+    told = capsys.readouterr().err.splitlines()
+    assert {f"{row.name}: Running stage 'train':" for row in rows} <= set(told)
+    with pytest.raises(ValueError, match=f"--jobs: 0, expected 1 to {num_cores()}, the number of cores"):
+        run_rows(rows, tmp_path / "record.json", jobs=0)
 
 
 @pytest.mark.parametrize("program", ["gamma", "clutter", "search", "convergence"])
