@@ -36,15 +36,15 @@ COLUMNS = (
 )
 
 
-def numbers_table(first: str, rows: Mapping[str, Sequence[Numbers]]) -> str:
+def numbers_table(first: str, rows: Mapping[str, Sequence[Numbers]], columns: Sequence[Column] = COLUMNS) -> str:
     """A line for each of `rows`: its name in the column `first`, then each number's mean over the seeds (min–max).
 
     The last line has the numbers of real images, the mean over all runs.
     """
-    lines = [[name, *(_mean_and_range(column.name, seeds) for column in COLUMNS)] for name, seeds in rows.items()]
+    lines = [[name, *(_mean_and_range(column.name, seeds) for column in columns)] for name, seeds in rows.items()]
     everything = [numbers for seeds in rows.values() for numbers in seeds]
-    real = [format_number(_mean(column.real, everything)) if column.real else "" for column in COLUMNS]
-    return markdown([first, *(column.label for column in COLUMNS)], [*lines, ["real images", *real]])
+    real = [format_number(_mean(column.real, everything)) if column.real else "" for column in columns]
+    return markdown([first, *(column.label for column in columns)], [*lines, ["real images", *real]])
 
 
 def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -7,6 +7,7 @@ called again only reads its results.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -67,6 +68,7 @@ def run_rows(rows: Sequence[Row], record: Path, earlier: Iterable[Entry] = (), j
     earlier = list(earlier)
     shares = _shares_of_cores(jobs)
     commit = _commit()
+    number = itertools.count(1)
     entries: dict[str, Entry] = {}
     finished: dict[str, Finished] = {}
     one_at_a_time = threading.Lock()  # for the record, the repository's references, and what is made of the results
@@ -78,7 +80,7 @@ def run_rows(rows: Sequence[Row], record: Path, earlier: Iterable[Entry] = (), j
         share = shares.get()
         try:
             with one_at_a_time:
-                print(f"{len(entries) + 1} of {len(rows)}: {row.name}", file=sys.stderr, flush=True)
+                print(f"{next(number)} of {len(rows)}: {row.name}", file=sys.stderr, flush=True)
                 _forget(row.name)
             _run(row, share, f"{row.name}: " if jobs > 1 else "")
             with one_at_a_time:

@@ -87,7 +87,7 @@ def test_two_rows_at_once_each_have_half_of_the_cores(
         run_rows(rows, tmp_path / "record.json", jobs=0)
 
 
-@pytest.mark.parametrize("program", ["gamma", "clutter", "search", "convergence"])
+@pytest.mark.parametrize("program", ["gamma", "clutter", "search", "convergence", "small-data"])
 def test_a_page_has_the_marks_of_its_program(program: str, repository: Path, tmp_path: Path) -> None:
     page = {"search": "quick-profile"}.get(program, program)
     copy = tmp_path / "page.md"
