@@ -83,7 +83,7 @@ class Judge:
 
 
 def samples_of(G: Generator, num: int) -> Pixels:
-    """`num` samples (N, S, S, 3) of the seed that the report takes."""
+    """`num` samples (N, S, S, 3) of seed 0, for every model."""
     return np.concatenate(list(generate(G, draw_z(num, G.project.in_features, seed=0), BATCH_SIZE)))
 
 

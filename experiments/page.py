@@ -19,6 +19,7 @@ class Column(NamedTuple):
     name: str
     label: str
     real: str = ""
+    counts: bool = False  # of 0 and 1: how many seeds have a 1 is said, in place of a mean
 
 
 COLUMNS = (
@@ -32,7 +33,7 @@ COLUMNS = (
     Column("precision_face", "precision", "precision_face_baseline"),
     Column(FRECHET, "Fréchet / real"),
     Column("rank_correlation", "rank correlation"),
-    Column(WARNED, "warned of a collapse"),
+    Column(WARNED, "runs warned of a collapse", counts=True),
 )
 
 
@@ -41,7 +42,7 @@ def numbers_table(first: str, rows: Mapping[str, Sequence[Numbers]], columns: Se
 
     The last line has the numbers of real images, the mean over all runs.
     """
-    lines = [[name, *(_mean_and_range(column.name, seeds) for column in columns)] for name, seeds in rows.items()]
+    lines = [[name, *(_cell(column, seeds) for column in columns)] for name, seeds in rows.items()]
     everything = [numbers for seeds in rows.values() for numbers in seeds]
     real = [format_number(_mean(column.real, everything)) if column.real else "" for column in columns]
     return markdown([first, *(column.label for column in columns)], [*lines, ["real images", *real]])
@@ -65,9 +66,11 @@ def write_table(page: Path, name: str, table: str) -> None:
     print(table)
 
 
-def _mean_and_range(name: str, seeds: Sequence[Numbers]) -> str:
-    values = _values(name, seeds)
-    mean = format_number(_mean(name, seeds))
+def _cell(column: Column, seeds: Sequence[Numbers]) -> str:
+    values = _values(column.name, seeds)
+    if column.counts:
+        return f"{sum(values):.0f} of {len(values)}"
+    mean = format_number(_mean(column.name, seeds))
     return mean if len(values) < 2 else f"{mean} ({format_number(min(values))}–{format_number(max(values))})"
 
 

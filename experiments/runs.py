@@ -15,12 +15,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+
 
 from began.files import replace_file
 from pipeline.plots import History
@@ -33,7 +35,7 @@ WARNED = "warned_of_collapse"
 
 SOURCES = ("params.yaml", "dvc.yaml", "began", "pipeline")  # what a run depends on
 
-# Of a record: name, settings, comment, the commit of SOURCES, and either versions and numbers or an error.
+# Of a record: name, settings, comment, the commit of SOURCES, and either versions, cores and numbers or an error.
 Entry = dict[str, Any]
 Value = float | int | bool | str | None
 
@@ -62,49 +64,82 @@ def run_rows(rows: Sequence[Row], record: Path, earlier: Iterable[Entry] = (), j
     `jobs` rows run at once, each with an equal share of the cores (on Linux; elsewhere they share all). An older
     experiment of the same name is replaced. A row that fails is told in one line on standard error, and the others go
     on. After each row `record` is written: a JSON list with a line for each entry of `earlier` and for each row so far,
-    with its settings and either its numbers or its error. ValueError outside a git repository, and for more `jobs` than
-    cores.
+    with its settings and either its numbers or its error. ValueError outside a git repository, and for a number of
+    `jobs` that the cores cannot be divided by.
     """
-    earlier = list(earlier)
-    shares = _shares_of_cores(jobs)
-    commit = _commit()
-    number = itertools.count(1)
-    entries: dict[str, Entry] = {}
-    finished: dict[str, Finished] = {}
-    one_at_a_time = threading.Lock()  # for the record, the repository's references, and what is made of the results
-
-    def run(row: Row) -> None:
-        entry: Entry = {
-            "name": row.name, "settings": dict(row.settings), "comment": row.comment, "commit": commit
-        }  # fmt: skip
-        share = shares.get()
+    work = _Work(rows, record, list(earlier), jobs)
+    with ThreadPoolExecutor(jobs) as pool:
         try:
-            with one_at_a_time:
-                print(f"{next(number)} of {len(rows)}: {row.name}", file=sys.stderr, flush=True)
-                _forget(row.name)
-            _run(row, share, f"{row.name}: " if jobs > 1 else "")
-            with one_at_a_time:
-                [its_run] = read_runs([row.name])
+            for done in as_completed([pool.submit(work.run, row) for row in rows]):
+                done.result()
+        except BaseException:
+            work.is_stopped = True
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [work.finished[row.name] for row in rows if row.name in work.finished]
+
+
+class _Work:
+    """Rows that run at once.
+
+    They take turns with the repository. While DVC takes a row from the workspace it stashes what is not committed and
+    resets the files; whatever is written meanwhile would be lost. It also takes the first experiment that waits in its
+    stash, whoever put it there, so that a row that ends may take one that begins: that row is then run again.
+    """
+
+    def __init__(self, rows: Sequence[Row], record: Path, earlier: Sequence[Entry], jobs: int) -> None:
+        self.finished: dict[str, Finished] = {}
+        self.is_stopped = False
+        self._rows, self._record, self._earlier = rows, record, earlier
+        self._prefixed = jobs > 1
+        self._entries: dict[str, Entry] = {}
+        self._number = itertools.count(1)
+        self._shares = _shares_of_cores(jobs)
+        self._repository = threading.Lock()
+        _commit()  # fails where there is no repository
+
+    def run(self, row: Row) -> None:
+        entry: Entry = {"name": row.name, "settings": dict(row.settings), "comment": row.comment}
+        share = self._shares.get()
+        try:
+            self._start(row, share, entry)
+            its_run = self._result(row)
+            if its_run is None:
+                self._start(row, share, entry)
+                its_run = self._result(row)
+            if its_run is None:
+                raise ValueError("DVC ended well but left no experiment of this name")
         except ValueError as error:
+            if self.is_stopped:
+                return
             print(f"{row.name} failed: {error}", file=sys.stderr, flush=True)
             entry["error"] = str(error)
         else:
             numbers = numbers_of(its_run)
-            finished[row.name] = Finished(row, its_run, numbers)
-            entry |= {"versions": its_run.versions, "numbers": numbers}
+            self.finished[row.name] = Finished(row, its_run, numbers)
+            entry |= {"versions": its_run.versions, "cores": len(share) or None, "numbers": numbers}
         finally:
-            shares.put(share)
-        with one_at_a_time:
-            entries[row.name] = entry
-            _write(record, [*earlier, *(entries[row.name] for row in rows if row.name in entries)])
+            self._shares.put(share)
+        with self._repository:
+            self._entries[row.name] = entry
+            known = [self._entries[row.name] for row in self._rows if row.name in self._entries]
+            _write(self._record, [*self._earlier, *known])
 
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for done in as_completed([pool.submit(run, row) for row in rows]):
-                done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return [finished[row.name] for row in rows if row.name in finished]
+    def _start(self, row: Row, cores: set[int], entry: Entry) -> None:
+        """Runs the row to its end; the repository is its own until DVC has taken it."""
+        with ExitStack() as until_taken:
+            until_taken.enter_context(self._repository)
+            print(f"{next(self._number)} of {len(self._rows)}: {row.name}", file=sys.stderr, flush=True)
+            entry["commit"] = _commit()
+            _forget(row.name)
+            _run(row, cores, f"{row.name}: " if self._prefixed else "", until_taken.close)
+
+    def _result(self, row: Row) -> Run | None:
+        with self._repository:
+            if not _references(row.name):
+                return None
+            [its_run] = read_runs([row.name])
+            return its_run
 
 
 def read_record(record: Path) -> list[Entry]:
@@ -180,17 +215,21 @@ def _commit() -> str:
 def _shares_of_cores(jobs: int) -> SimpleQueue[set[int]]:
     """For each of `jobs` its cores, by their numbers; an empty set where processes cannot be bound to cores."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if not 1 <= jobs <= (len(cores) or os.cpu_count() or 1):
-        raise ValueError(f"--jobs: {jobs}, expected 1 to {len(cores) or os.cpu_count()}, the number of cores")
+    num_cores = len(cores) or os.cpu_count() or 1
+    if jobs < 1 or num_cores % jobs:
+        raise ValueError(f"--jobs: {jobs}, expected a divisor of {num_cores}, the number of cores")
     shares: SimpleQueue[set[int]] = SimpleQueue()
     for i in range(jobs):
         shares.put(set(cores[i::jobs]))
     return shares
 
 
-def _run(row: Row, cores: set[int], prefix: str) -> None:
-    """ValueError saying in one line why the experiment failed. What its stages print goes on to standard error."""
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", row.name]
+def _run(row: Row, cores: set[int], prefix: str, on_taken: Callable[[], None]) -> None:
+    """ValueError saying in one line why the experiment failed. What its stages print goes on to standard error.
+
+    on_taken: called when DVC has copied the workspace and has begun to reproduce the row there, perhaps more than once.
+    """
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", row.name]
     for key, value in row.settings.items():
         command += ["-S", f"{key}={json.dumps(value)}"]
     # The stages run whatever `python` comes first.
@@ -204,6 +243,8 @@ def _run(row: Row, cores: set[int], prefix: str) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             sys.stderr.write(prefix + line)
+            if line.startswith("Reproducing experiment "):
+                on_taken()
             # A stage's own line says more than that of DVC, which comes after it.
             if line.startswith("began: ") or (line.startswith("ERROR: ") and not reason):
                 reason = line.strip()
@@ -211,18 +252,24 @@ def _run(row: Row, cores: set[int], prefix: str) -> None:
         raise ValueError(reason or f"dvc exp run ended with exit code {process.returncode}")
 
 
+def _references(name: str) -> list[str]:
+    """Git's references to experiments of this name, of any commit."""
+    found = subprocess.run(
+        ["git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return found.stdout.split()
+
+
 def _forget(name: str) -> None:
     """Removes experiments of this name, of any commit: DVC refuses to replace one, and a name should mean one run.
 
     Their results stay in DVC's cache.
     """
-    references = subprocess.run(
-        ["git", "for-each-ref", "--format=delete %(refname)", f"refs/exps/*/*/{name}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    subprocess.run(["git", "update-ref", "--stdin"], input=references.stdout, text=True, check=True)
+    commands = "".join(f"delete {reference}\n" for reference in _references(name))
+    subprocess.run(["git", "update-ref", "--stdin"], input=commands, text=True, check=True)
 
 
 def _write(record: Path, entries: Iterable[Entry]) -> None:

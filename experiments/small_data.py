@@ -11,11 +11,11 @@ import argparse
 from pathlib import Path
 
 from experiments.page import COLUMNS, Column, numbers_table, write_table
-from experiments.runs import FOLDER, Row, add_jobs, call, run_rows, with_seeds
+from experiments.runs import FOLDER, Row, Value, add_jobs, call, run_rows, with_seeds
 
 PAGE = Path("docs/small-data.md")
 TRAIN = "profiles.quick.train"
-RECIPE = {
+RECIPE: dict[str, Value] = {
     "download.source": "orl",
     "gamma": 0.7,
     f"{TRAIN}.mirror": True,

@@ -49,7 +49,7 @@ from began.batches import open_batches
 from began.devices import resolve_precision
 from began.hdf5 import ImageFile
 from began.networks import Discriminator, Encoder, Generator, uniform_z
-from began.parallel import num_cores, thread_pool
+from began.parallel import keep_freed_memory, num_cores, thread_pool
 from began.params import Params
 from began.sampling import Pixels
 from began.seeds import derive_seed
@@ -347,6 +347,7 @@ def main() -> bool:
     mode.add_argument("--tune", action="store_true", help="finds each GAN's learning rate and β1")
     mode.add_argument("--quick", action="store_true", help="twenty steps, and no files: shows that it works")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as BEGAN's training does
     file, params = images_and_settings()
     if params.train.mirror:
         raise ValueError("train.mirror: true, expected false: the GAN does not mirror images")

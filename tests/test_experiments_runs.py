@@ -11,7 +11,7 @@ import yaml
 
 from began.parallel import num_cores
 from began.params import load_params
-from experiments import search
+from experiments import readme, search
 from experiments.page import numbers_table, write_table
 from experiments.runs import Row, call, curve_numbers, read_record, run_rows
 from pipeline.runs import fetch
@@ -87,11 +87,11 @@ def test_two_rows_at_once_each_have_half_of_the_cores(
         run_rows(rows, tmp_path / "record.json", jobs=0)
 
 
-@pytest.mark.parametrize("program", ["gamma", "clutter", "search", "convergence", "small-data"])
+@pytest.mark.parametrize("program", ["gamma", "clutter", "search", "convergence", "small-data", "default"])
 def test_a_page_has_the_marks_of_its_program(program: str, repository: Path, tmp_path: Path) -> None:
-    page = {"search": "quick-profile"}.get(program, program)
+    page = {"search": "docs/quick-profile.md", "default": "README.md"}.get(program, f"docs/{program}.md")
     copy = tmp_path / "page.md"
-    copy.write_text((repository / "docs" / f"{page}.md").read_text(encoding="utf-8"), encoding="utf-8")
+    copy.write_text((repository / page).read_text(encoding="utf-8"), encoding="utf-8")
     write_table(copy, program, "| a |")
     assert f"<!-- table {program} -->\n| a |\n<!-- end of table {program} -->\n" in copy.read_text(encoding="utf-8")
 
@@ -113,6 +113,13 @@ def test_a_table_has_means_and_ranges_of_seeds_and_a_line_of_real_images() -> No
     spread, coverage = header.index("spread"), header.index("coverage")
     assert (line[0], line[spread], line[coverage]) == ("| 0.4", "0.600 (0.500–0.700)", "–")
     assert (real[0], real[spread]) == ("| real images", "1.000")
+
+
+def test_the_alarm_is_counted_and_the_readme_has_every_seed() -> None:
+    seeds = [{"spread": 0.5, "warned_of_collapse": 1.0}, {"spread": 0.7, "warned_of_collapse": 0.0}]
+    header, _, line, _ = (row.split(" | ") for row in numbers_table("γ", {"0.4": seeds}).splitlines())
+    assert line[header.index("runs warned of a collapse |")] == "1 of 2 |"
+    assert "| spread | ≥ 0.80 | 0.500, 0.700 | – |" in readme.table(seeds).splitlines()
 
 
 def test_the_balance_is_of_the_last_third_of_the_steps_and_k_t_of_the_second_half() -> None:
