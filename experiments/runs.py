@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-
 from began.files import replace_file
 from pipeline.plots import History
 from pipeline.runs import Run, read_runs
