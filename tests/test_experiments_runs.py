@@ -83,7 +83,7 @@ def test_two_rows_at_once_each_have_half_of_the_cores(
     assert len({one.run.model_digest for one in found}) == 3
     told = capsys.readouterr().err.splitlines()
     assert {f"{row.name}: Running stage 'train':" for row in rows} <= set(told)
-    with pytest.raises(ValueError, match=f"--jobs: 0, expected 1 to {num_cores()}, the number of cores"):
+    with pytest.raises(ValueError, match=f"--jobs: 0, expected a divisor of {num_cores()}, the number of cores"):
         run_rows(rows, tmp_path / "record.json", jobs=0)
 
 
