@@ -14,8 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from began.files import replace_file
-from began.images import png_bytes, read_png
+from began.images import read_png, write_png
 from experiments.convergence import DEFAULT
 from experiments.page import Numbers, markdown, write_table
 from experiments.pictures import IMAGES
@@ -80,8 +79,7 @@ def _enlarge(name: str, path: str, to: Path) -> None:
     with TemporaryDirectory() as folder:
         fetch(name, path, Path(folder) / to.name)
         pixels = read_png(Path(folder) / to.name)
-    with replace_file(to) as temporary:
-        temporary.write_bytes(png_bytes(pixels.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)))
+    write_png(to, pixels.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from began.files import replace_file
+from began.parallel import num_cores
 from pipeline.plots import History
 from pipeline.runs import Run, read_runs
 
@@ -76,6 +77,19 @@ def run_rows(rows: Sequence[Row], record: Path, earlier: Iterable[Entry] = (), j
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [work.finished[row.name] for row in rows if row.name in work.finished]
+
+
+def run_named(named: Mapping[str, Sequence[Row]], record: Path, jobs: int) -> tuple[dict[str, list[Finished]], bool]:
+    """Runs all rows as `run_rows` does; what finished, by the names that it was asked for by, and whether all did.
+
+    ValueError when none did.
+    """
+    rows = [row for of_name in named.values() for row in of_name]
+    finished = {one.row.name: one for one in run_rows(rows, record, (), jobs)}
+    if not finished:
+        raise ValueError(f"none of the {len(rows)} runs finished")
+    by_name = {name: [finished[row.name] for row in of_name if row.name in finished] for name, of_name in named.items()}
+    return {name: runs for name, runs in by_name.items() if runs}, len(finished) == len(rows)
 
 
 class _Work:
@@ -213,10 +227,9 @@ def _commit() -> str:
 
 def _shares_of_cores(jobs: int) -> SimpleQueue[set[int]]:
     """For each of `jobs` its cores, by their numbers; an empty set where processes cannot be bound to cores."""
+    if jobs < 1 or num_cores() % jobs:
+        raise ValueError(f"--jobs: {jobs}, expected a divisor of {num_cores()}, the number of cores")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    num_cores = len(cores) or os.cpu_count() or 1
-    if jobs < 1 or num_cores % jobs:
-        raise ValueError(f"--jobs: {jobs}, expected a divisor of {num_cores}, the number of cores")
     shares: SimpleQueue[set[int]] = SimpleQueue()
     for i in range(jobs):
         shares.put(set(cores[i::jobs]))

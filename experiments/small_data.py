@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from experiments.page import COLUMNS, Column, numbers_table, write_table
-from experiments.runs import FOLDER, Row, Value, add_jobs, call, run_rows, with_seeds
+from experiments.runs import FOLDER, Row, Value, add_jobs, call, run_named, with_seeds
 
 PAGE = Path("docs/small-data.md")
 TRAIN = "profiles.quick.train"
@@ -43,14 +43,10 @@ def main() -> bool:
     named = {
         row.name: with_seeds([Row(f"orl-{row.name.replace(' ', '-')}", row.settings)], arguments.seeds) for row in ROWS
     }
-    rows = [row for of_name in named.values() for row in of_name]
-    finished = {run.row.name: run.numbers for run in run_rows(rows, FOLDER / "small-data.json", (), arguments.jobs)}
-    if not finished:
-        raise ValueError(f"none of the {len(rows)} runs finished")
-    lines = {name: [finished[row.name] for row in of_name if row.name in finished] for name, of_name in named.items()}
-    lines = {name: numbers for name, numbers in lines.items() if numbers}
+    runs, is_complete = run_named(named, FOLDER / "small-data.json", arguments.jobs)
+    lines = {name: [one.numbers for one in found] for name, found in runs.items()}
     write_table(PAGE, "small-data", numbers_table("settings", lines, (*COLUMNS, *OF_MEMORY)))
-    return len(finished) == len(rows)
+    return is_complete
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.page import numbers_table, write_table
-from experiments.runs import FOLDER, Finished, Row, Value, add_jobs, run_rows, with_seeds
+from experiments.runs import FOLDER, Finished, Row, Value, add_jobs, run_named, with_seeds
 
 SEED_OF_PAGES = 0  # the pages of docs/ say that their pictures are of seed 0
 
@@ -58,15 +58,10 @@ def vary(varied: Varied, description: str) -> Results:
         value: with_seeds([Row(f"{varied.name}-{value}", {**varied.fixed, varied.key: float(value)})], arguments.seeds)
         for value in arguments.values
     }
-    rows = [row for of_value in named.values() for row in of_value]
-    finished = {run.row.name: run for run in run_rows(rows, FOLDER / f"{varied.name}.json", (), arguments.jobs)}
-    if not finished:
-        raise ValueError(f"none of the {len(rows)} runs finished")
-    runs = {value: [finished[row.name] for row in rows if row.name in finished] for value, rows in named.items()}
-    runs = {value: found for value, found in runs.items() if found}
+    runs, is_complete = run_named(named, FOLDER / f"{varied.name}.json", arguments.jobs)
     table = numbers_table(varied.label, {value: [run.numbers for run in found] for value, found in runs.items()})
     write_table(varied.page, varied.name, table)
-    return Results(runs, len(finished) == len(rows))
+    return Results(runs, is_complete)
 
 
 def _number(text: str) -> str:
