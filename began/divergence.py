@@ -41,7 +41,7 @@ def warn_of_collapse(step: int, samples: NDArray[np.uint8], images: NDArray[np.u
         return None
     return (
         f"at step {step:,} samples varied {spread / wanted:.2f} times as much as images do, expected at least "
-        f"{COLLAPSED_SHARE:.2f}: the generator has collapsed or nearly so. A higher gamma may help, or more varied "
-        "images: gamma below 1 asks for samples that are easier to reconstruct than images are, and flat images leave "
-        "no room for that"
+        f"{COLLAPSED_SHARE:.2f}: the generator draws nearly one image, and has collapsed if that lasts. A higher gamma "
+        "may help, or more varied images: gamma below 1 asks for samples that are easier to reconstruct than images "
+        "are, and flat images leave no room for that"
     )

@@ -114,15 +114,17 @@ def upsample_convolve(x: Tensor, convolution: nn.Module) -> Tensor:
     """Nearest-neighbour ×2, then a 3×3 convolution with padding 1: x (B, C, H, W) → (B, C', 2·H, 2·W).
 
     The same function as one transposed convolution of stride 2: neighbours in the up-sampled image are copies of one
-    pixel, so their weights add up. Per axis w0, w1, w2 become w2, w1 + w2, w0 + w1, w0, which are the sums over a
-    window of two in 0, w2, w1, w0, 0. 16 products for four output pixels, where the plain form needs 36.
+    pixel, so their weights add up. 16 products for four output pixels, where the plain form needs 36.
     """
     assert isinstance(convolution, nn.Conv2d)
-    flipped = F.pad(convolution.weight.flip(2, 3), (1, 1, 1, 1))  # (C', C, 5, 5)
-    # Padded before: up to torch 2.13 the gradient of a pool that pads is wrong on CUDA in channels_last, in which these
-    # weights are (pytorch/pytorch#188344).
-    folded = F.avg_pool2d(flipped, 2, stride=1, divisor_override=1)  # (C', C, 4, 4)
+    folded = _fold(_fold(convolution.weight, 2), 3)  # (C', C, 4, 4)
     return F.conv_transpose2d(x, folded.transpose(0, 1), convolution.bias, stride=2, padding=1)
+
+
+def _fold(weight: Tensor, axis: int) -> Tensor:
+    """w0, w1, w2 along the axis → w2, w1 + w2, w0 + w1, w0."""
+    w0, w1, w2 = weight.unbind(axis)
+    return torch.stack((w2, w1 + w2, w0 + w1, w0), axis)
 
 
 def _initialise(network: nn.Module) -> None:

@@ -169,7 +169,7 @@ def numbers_of(run: Run) -> dict[str, float | None]:
     """
     distance, real = (run.numbers.get(name) for name in ("frechet_face", "frechet_face_baseline"))
     ratio = distance / real if distance is not None and real else None
-    warned = any("the generator has collapsed" in remark for remark in run.remarks)
+    warned = any("the generator draws nearly one image" in remark for remark in run.remarks)
     balance = curve_numbers(run.history) if run.history else {}
     return {**run.numbers, FRECHET: ratio, WARNED: float(warned), **balance}
 

@@ -143,7 +143,7 @@ def convergence(history: History, thumbnails: Mapping[int, np.ndarray], theme: T
 def mean_M_global(history: History, steps: np.ndarray) -> np.ndarray:
     """M_global over the steps since the one before in `steps` (N,), ascending; (N,). For the first, since the start.
 
-    A single record of a short run is of a few steps, so of a few dozen images, and scatters by a tenth.
+    A single record is a mean over a 32nd to a 64th of the run, and scatters by a tenth.
     """
     num_steps = np.diff(history["step"], prepend=0.0)
     total = np.concatenate([[0.0], np.cumsum(history["M_global"] * num_steps)])
