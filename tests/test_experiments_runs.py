@@ -11,7 +11,7 @@ import yaml
 
 from began.parallel import num_cores
 from began.params import load_params
-from experiments import readme, search
+from experiments import readme, search, weights
 from experiments.page import numbers_table, write_table
 from experiments.runs import Row, call, curve_numbers, read_record, run_rows
 from pipeline.runs import fetch
@@ -133,9 +133,10 @@ def test_the_balance_is_of_the_last_third_of_the_steps_and_k_t_of_the_second_hal
     assert curve_numbers(history) == {"L_fake/L_real": pytest.approx(0.6), "k_t_min": 0.3, "k_t_max": 0.55}
 
 
-def test_every_row_of_the_search_is_valid_and_unlike_the_others(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [search.ROWS, weights.ROWS], ids=["search", "weights"])
+def test_every_row_is_valid_and_unlike_the_others(rows: tuple[Row, ...], repository: Path, tmp_path: Path) -> None:
     read = {}
-    for row in search.ROWS:
+    for row in rows:
         document = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
         for key, value in row.settings.items():
             *sections, name = key.split(".")
@@ -146,7 +147,7 @@ def test_every_row_of_the_search_is_valid_and_unlike_the_others(repository: Path
             section[name] = value
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         read[row.name] = load_params(tmp_path / "params.yaml").model_dump_json()
-    assert len(set(read.values())) == len(search.ROWS) == len(read)
+    assert len(set(read.values())) == len(rows) == len(read)
 
 
 def test_a_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
