@@ -21,7 +21,7 @@ from experiments.runs import FOLDER, Row, Value, add_jobs, call, read_record, ru
 RECORD = FOLDER / "weights.json"
 
 
-def _quick(image_size: int, n_filters: int, num_steps: int) -> dict[str, Value]:
+def _quick(image_size: int, n_filters: int, num_steps: int, learning_rate: float) -> dict[str, Value]:
     """The quick profile's settings, of that size and length: more portraits, a lower rate and a slower k_t."""
     profile = "profiles.quick"
     return {
@@ -32,14 +32,14 @@ def _quick(image_size: int, n_filters: int, num_steps: int) -> dict[str, Value]:
         f"{profile}.train.n_filters": n_filters,
         f"{profile}.train.num_steps": num_steps,
         f"{profile}.train.decay_steps": num_steps,
-        f"{profile}.train.learning_rate": 4e-4,
+        f"{profile}.train.learning_rate": learning_rate,
         f"{profile}.train.evaluate_every": num_steps // 10,
     }
 
 
 ROWS = (
-    Row("portraits32", _quick(32, n_filters=32, num_steps=16_000)),
-    Row("portraits64", _quick(64, n_filters=24, num_steps=10_000)),
+    Row("portraits32", _quick(32, n_filters=16, num_steps=30_000, learning_rate=3e-4)),
+    Row("portraits64", _quick(64, n_filters=24, num_steps=10_000, learning_rate=4e-4)),
 )
 
 
