@@ -12,7 +12,10 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: repro sweep test faults lint bench soak experiments ui
 
+# A downloaded zip has no .git, which DVC then has to be told.
 repro: $(READY)
+	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "No git repository: dvc repro works, dvc exp run does not"; \
+		dvc config --local core.no_scm true; }
 	@dvc repro
 	@echo "Report: data/report/index.html"
 

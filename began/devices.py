@@ -10,13 +10,20 @@ from contextlib import contextmanager
 
 import torch
 
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` → CUDA where there is one, else the CPU; otherwise the named device. ValueError if it is not there."""
+    """`auto` → CUDA where there is one, else the CPU; otherwise the named device. ValueError if it is not there.
+
+    `auto` never takes `mps`, Apple's: nothing has been measured there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name, re.ASCII):
-        raise ValueError(f"device: {name!r}, expected auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name, re.ASCII):
+        raise ValueError(f"device: {name!r}, expected {DEVICES}")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device: 'mps' is not there; it needs an Apple GPU and macOS")
     kind, _, index = name.partition(":")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA devices")
@@ -34,6 +41,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    if device.type != "cpu":
+        return "float32"
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if native else "float32"
 

@@ -13,6 +13,7 @@ says of itself; whether that fits is judged here, where the rows are then mapped
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -213,9 +214,25 @@ def _allocate(path: Path, num_rows: int, image_size: int) -> int:
 
 
 def _reserve(path: Path, num_bytes: int) -> None:
-    """Room at the file's end for HDF5's library, which can crash where a disk is full; OSError if there is none."""
+    """Room at the file's end for HDF5's library, which can crash where a disk is full; OSError if there is none.
+
+    Some systems (macOS) and some file systems cannot allocate: there the room is written.
+    """
+    num_bytes += _RESERVED_BYTES
     with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), path.stat().st_size, num_bytes + _RESERVED_BYTES)
+        end = file.seek(0, os.SEEK_END)
+        try:
+            os.posix_fallocate(file.fileno(), end, num_bytes)
+            return
+        except AttributeError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV):
+                raise
+        for first in range(0, num_bytes, _BLOCK_BYTES):
+            file.write(bytes(min(_BLOCK_BYTES, num_bytes - first)))
+        file.flush()
+        os.fsync(file.fileno())  # some systems find only here that there is no room
 
 
 def _with_shape(digest: Any, num_rows: int, image_size: int, num_train: int) -> str:

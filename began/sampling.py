@@ -44,7 +44,7 @@ def reconstruction_loss(D: Discriminator, images: Pixels, eta: int, batch_size: 
     total = 0.0
     for first in range(0, len(images), batch_size):
         v = pixels_to_input(torch.from_numpy(np.array(images[first : first + batch_size])).to(device))
-        total += equilibrium.reconstruction_loss(v, D(v), eta).double().sum().item()
+        total += equilibrium.reconstruction_loss(v, D(v), eta).cpu().double().sum().item()
     return total / len(images)
 
 

@@ -20,7 +20,7 @@ import os
 import time
 from dataclasses import dataclass
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/cli.py does, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/environment.py does, before torch is loaded
 
 import torch
 

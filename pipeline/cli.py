@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from pipeline.clean import clean
 from pipeline.compare import compare
 from pipeline.download import download
+from pipeline.environment import prepare
 from pipeline.evaluate import evaluate
 from pipeline.export import export
 from pipeline.log import log
@@ -51,9 +51,7 @@ def began(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs `began ARGUMENTS`. What a user gave wrong ends with one line on standard error and exit code 2."""
-    # Threads that wait for one another spin for milliseconds by default. With anything else on the machine, a second
-    # experiment say, that made training ten times slower; so short a spin costs nothing. Read when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    prepare()
     try:
         with unwinding():
             app(arguments, prog_name="began")
@@ -74,3 +72,7 @@ def _one_line(error: Exception) -> str:
 def run_stage(name: str) -> None:
     """`python -m pipeline.NAME ARGUMENTS` is `began NAME ARGUMENTS`: DVC runs the code of its own workspace so."""
     main([name, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

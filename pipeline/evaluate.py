@@ -24,7 +24,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder made by train.")] = Path("data/model"),
     report: Annotated[Path, typer.Argument(help="Folder for the report; replaced.")] = Path("data/report"),
     params: Annotated[Path, typer.Option(help="Settings.")] = Path("params.yaml"),
-    device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     inception_weights: Annotated[
         Path | None,
         typer.Option(envvar="BEGAN_INCEPTION_WEIGHTS", help="File of the standard FID's network; fetched otherwise."),

@@ -26,7 +26,7 @@ def sample(
             show_default=f"data/model where it is, else {BEST}, which ships",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Make faces with the averaged generator.
 

@@ -25,7 +25,7 @@ def train(
         "data/model"
     ),
     params: Annotated[Path, typer.Option(help="Settings.")] = Path("params.yaml"),
-    device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, envvar="BEGAN_CHECKPOINT_SECONDS", help="Between two saved states.")
     ] = 60,
@@ -45,7 +45,7 @@ def train(
     if model.is_dir() and any(model.iterdir()) and not (model / "generator.safetensors").is_file():
         raise ValueError(f"{model}: holds other things than a model, expected a new folder or an older model")
 
-    from began.devices import resolve_device
+    from began.devices import device_name, resolve_device, resolve_precision
     from began.divergence import DivergedError
     from began.hdf5 import open_images, verify_digest
     from began.resume import States, signature_of
@@ -62,6 +62,9 @@ def train(
         )
     follow(verify_digest(file), "check rows", brief=True)
     chosen = resolve_device(device)
+    print(
+        f"Training on {device_name(chosen)} in {resolve_precision(settings.train.precision, chosen)}", file=sys.stderr
+    )
     if settings.train.precision == "bfloat16":
         _warn_of_slow_bfloat16(chosen)
     signature = signature_of(settings, file.digest)

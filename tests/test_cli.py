@@ -58,6 +58,30 @@ def test_every_command_is_a_module_too(command: str) -> None:
     assert f"Usage: began {command}" in done.stdout
 
 
+def test_the_module_of_the_commands_is_the_program_too() -> None:
+    done = python("-m", "pipeline.cli", "sample", "--num", "x")
+    assert done.returncode == 2
+    assert "began sample" in done.stderr
+
+
+def test_without_git_make_tells_dvc_so(tmp_path: Path) -> None:
+    """A downloaded zip has no .git."""
+    (tmp_path / ".dvc").mkdir()
+    shutil.copy2(CODE / "Makefile", tmp_path)
+    shutil.copy2(CODE / ".dvc" / "config", tmp_path / ".dvc")
+    (tmp_path / "dvc.yaml").write_text("stages:\n  download:\n    cmd: echo it ran\n")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".ready").touch()
+    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))  # older than .ready
+    done = subprocess.run(["make", "repro"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "No git repository: dvc repro works, dvc exp run does not" in done.stdout
+    assert "it ran" in done.stdout
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--version") == 0
     assert capsys.readouterr().out == f"began {__version__}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -279,3 +280,30 @@ def test_damaged_structure_is_refused_or_read_but_never_crashes(tmp_path: Path) 
             assert open_images(damaged).rows.shape[1:] in {(32, 32, 3), (64, 64, 3)}
         except ValueError as error:
             assert str(error).startswith(f"{damaged}: ")
+
+
+@pytest.mark.parametrize("number", [None, errno.EOPNOTSUPP, errno.EINVAL], ids=["no such call", "refused", "invalid"])
+def test_where_room_cannot_be_allocated_it_is_written(
+    number: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        assert number is not None
+        raise OSError(number, os.strerror(number))
+
+    allocated = write(tmp_path / "allocated.h5").read_bytes()
+    if number is None:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)  # as on macOS
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    assert write(tmp_path / "written.h5").read_bytes() == allocated
+
+
+def test_a_full_disk_is_not_taken_for_a_system_that_cannot_allocate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "images.h5")

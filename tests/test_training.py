@@ -564,6 +564,13 @@ def test_a_device_that_is_not_there_is_refused(name):
         resolve_device(name)
 
 
+def test_an_apple_gpu_is_taken_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("mps") == torch.device("mps")
+    assert resolve_device("auto").type != "mps"
+    assert resolve_precision("auto", torch.device("mps")) == "float32"
+
+
 def test_auto_picks_what_the_machine_has():
     device = resolve_device("auto")
     assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
