@@ -24,7 +24,27 @@ _IN_FLIGHT = 3  # items per worker that are handed out or wait to be taken
 
 def num_cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(_cores()) or os.cpu_count() or 1
+
+
+def _cores() -> set[int]:
+    """Their numbers; none where the system does not tell them.
+
+    Where OMP_PROC_BIND or the like is set, torch binds the main thread to one core as it is loaded, and new threads
+    inherit that. OpenMP still knows all places that it had to choose from.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return set()
+    with suppress(AttributeError, OSError):  # no OpenMP of GNU's is loaded
+        openmp = ctypes.CDLL(None)
+        places = set()
+        for place in range(openmp.omp_get_num_places()):
+            numbers = (ctypes.c_int * openmp.omp_get_place_num_procs(place))()
+            openmp.omp_get_place_proc_ids(place, numbers)
+            places.update(numbers)
+        if places:
+            return places
+    return os.sched_getaffinity(0)
 
 
 def keep_freed_memory() -> None:
@@ -72,9 +92,13 @@ def thread_pool(num: int, cores_each: int = 1) -> ThreadPoolExecutor:
     torch gives to threads that start later, unless they ask for more, is `cores_each` as well.
     """
 
+    cores = _cores()
+
     def enter() -> None:
         import torch
 
+        if cores:
+            os.sched_setaffinity(0, cores)
         torch.set_num_threads(cores_each)
         torch.get_num_threads()  # makes it final for this thread
 

@@ -15,10 +15,10 @@ from tests.test_preprocess import archive_of, encoded
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+CORES = sorted(os.sched_getaffinity(0))
+
 # What a child of a cluster's job sees: which cores each of the two threads that share a batch may use.
-CORES = """
-from pipeline.environment import prepare
-prepare()
+WHICH_CORES = """
 import os, threading
 import torch
 from began.parallel import thread_pool
@@ -74,22 +74,28 @@ with open({str(tmp_path / "file")!r}, "wb") as file:
     assert (tmp_path / "file").read_bytes() == b"content"
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system tells no affinity")
+@pytest.mark.parametrize("ours", [True, False], ids=["a command", "a program"])
 @pytest.mark.parametrize(
     "settings",
-    [{"OMP_PROC_BIND": "true"}, {"OMP_PLACES": "{0}"}, {"GOMP_CPU_AFFINITY": "0"}],
-    ids=lambda s: next(iter(s)),
+    [
+        {"OMP_PROC_BIND": "true"},
+        {"OMP_PLACES": ",".join(f"{{{core}}}" for core in CORES)},
+        {"GOMP_CPU_AFFINITY": " ".join(map(str, CORES))},
+    ],
+    ids=lambda settings: next(iter(settings)),
 )
-def test_both_threads_of_a_batch_may_use_every_core(settings: dict[str, str]) -> None:
+def test_both_threads_of_a_batch_may_use_every_core(settings: dict[str, str], ours: bool) -> None:
+    """In our commands, and in a program that loaded torch before it came to us."""
+    first = "from pipeline.environment import prepare; prepare()" if ours else ""
     done = subprocess.run(
-        [sys.executable, "-c", CORES],
+        [sys.executable, "-c", f"{first}\n{WHICH_CORES}"],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "2", **settings},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == str([sorted(os.sched_getaffinity(0))] * 2)
+    assert done.stdout.strip() == str([CORES] * 2)
 
 
 def test_what_a_person_set_of_the_spinning_stays(monkeypatch: pytest.MonkeyPatch) -> None:
