@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Each module may import from the lines above its own only.
 LAYERS = [
-    "began began.cuda_graph began.divergence began.files began.isolated began.parallel "
+    "began began.addresses began.cuda_graph began.divergence began.files began.isolated began.parallel "
     "began.progress began.seeds began.pretrained pipeline",
     "began.networks began.equilibrium began.hdf5 began.images began.params began.archives began.card began.devices",
     "began.batches began.checkpoint began.features began.resume began.sources",
