@@ -219,10 +219,10 @@ class _Store:
         """The run of this id, beginning of an id, or name. ValueError when there are several."""
         if self.records is None:
             return None
-        found = []
-        if re.fullmatch(rf"[0-9a-f]{{{SHORTEST_ID},32}}", name):
-            found = self.records.with_id(name)
-        found = found or self.records.with_name(name)
+        is_id = re.fullmatch(rf"[0-9a-f]{{{SHORTEST_ID},32}}", name)
+        found = (self.records.with_id(name) if is_id else []) or self.records.with_name(name)
+        if is_id and not found:
+            self.records.check_deleted(name)
         if len(found) > 1:
             ids = ", ".join(recorded.run_id[:12] for recorded in found[:5])
             raise ValueError(f"{name}: {len(found)} MLflow runs are called so; name one by its id: {ids} …")
@@ -270,7 +270,8 @@ def _of_folder(folder: Path, label: str, origin: str, store: _Store, recorded: R
     history = read_history(folder / "history.csv")
     numbers = dict(numbers) | {"M_global": _last(history)}
     if "frechet_face" not in numbers:
-        remarks.append("it has no numbers: no report of this model lies beside it and no MLflow run has them")
+        why = "no MLflow run has them" if store.records else f"MLflow was not asked: {store.failure}"
+        remarks.append(f"it has no numbers: no report of this model lies beside it and {why}")
     return Run(
         label=label,
         origin=origin,
