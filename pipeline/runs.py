@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from began.addresses import without_secrets
 from began.checkpoint import DESCRIPTION, GENERATOR, read_description, read_model
 from began.files import replace_file
 from began.images import read_png, tiles
@@ -184,7 +185,7 @@ class _Revisions:
         try:
             yield
         except Exception as error:  # DVC's own, those of its caches and of its git library share no base
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = without_secrets(" ".join(str(error).split()))[:200] or type(error).__name__
             raise ValueError(f"{name}: {path} of this revision is not to be had from DVC's cache: {reason}") from None
 
 

@@ -112,7 +112,8 @@ def explain(error: Exception) -> str:
     if found := re.search(r"[Tt]he (run|experiment) (\S+) must be in the 'active' state", words):
         return str(DeletedError(found[1], found[2]))
     if "migrate-filestore" in words:
-        return _explain_folder(Path(store_uri().removeprefix("file://")))
+        uri = store_uri()
+        return _explain_folder(Path(unquote(uri.removeprefix("file://")) if uri.startswith("file:") else uri))
     path = database() if re.search("readonly database|unable to open database file", words) else None
     if found := re.search(r"\[Errno (?:1|13|30)\] [^']*'([^']+)'", words):  # EPERM, EACCES, EROFS
         path = Path(found[1])
@@ -149,7 +150,7 @@ def _explain_folder(folder: Path) -> str:
     target = main_root() / "mlflow.db"
     if target.exists():  # the command replaces it
         target = target.with_name(f"{folder.name}.db")
-    new = f"MLFLOW_TRACKING_URI=sqlite:///{target.name}"
+    new = f"MLFLOW_TRACKING_URI={shlex.quote(f'sqlite:///{target.name}')}"
     if not folder.is_dir():
         return f"MLflow no longer takes a folder as its store; name a file: {new}"
     move = f"mlflow migrate-filestore --source {shlex.quote(str(folder))} --target {shlex.quote(f'sqlite:///{target}')}"
@@ -160,14 +161,13 @@ def _explain_access(path: Path) -> str:
     """path: could not be opened or written."""
     if path.is_dir() and path == database():
         return f"{path}: is a folder, expected an SQLite file"
-    for lacking in (path, *path.parents):  # SQLite needs the folder too, for its journal
-        if lacking.exists() and not os.access(lacking, os.W_OK):
-            break
-    else:
-        lacking = path
+    files = [path, artifacts_folder(), *filter(None, [database()])]
+    places = dict.fromkeys([*files, *(file.parent for file in files)])  # SQLite needs the folder too, for its journal
+    lacking = [str(place) for place in places if os.access(place, os.F_OK) and not os.access(place, os.R_OK | os.W_OK)]
+    lacking = lacking or [str(path)]
     return (
-        f"{lacking}: cannot be written; `chmod u+w {shlex.quote(str(lacking))}` allows it where it is yours, "
-        "or name another store in MLFLOW_TRACKING_URI"
+        f"{', '.join(lacking)}: cannot be written; `chmod u+rwX {' '.join(map(shlex.quote, lacking))}` mends it where "
+        "it is yours, or name another store in MLFLOW_TRACKING_URI"
     )
 
 

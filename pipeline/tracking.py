@@ -579,6 +579,7 @@ def _create_database() -> None:
     path = database()
     if path is None or path.exists():
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     for left in (part, part.with_name(f"{part.name}-journal")):
         left.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -215,11 +216,11 @@ def test_a_store_that_cannot_be_written_is_named_with_the_command(root: Path) ->
     ):
         connection.execute("UPDATE experiments SET name = 'x'")
     assert re.match(
-        rf"{database}: cannot be written; `chmod u\+w {database}` .* MLFLOW_TRACKING_URI$", explain(refused.value)
+        rf"{database}: cannot be written; `chmod u\+rwX {database}` .* MLFLOW_TRACKING_URI$", explain(refused.value)
     )
     folder = root / "mlartifacts"
     words = explain(PermissionError(13, "Permission denied", str(folder)))
-    assert words.startswith(f"{folder}: cannot be written; `chmod u+w {folder}`")
+    assert words.startswith(f"{folder}: cannot be written; `chmod u+rwX {folder}`")
 
 
 def test_a_database_that_does_not_open_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +241,7 @@ def test_a_folder_as_store_is_told_with_the_command_that_moves_it(
     folder = tmp_path / "my runs"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(folder))
     with pytest.raises(
-        ValueError, match=r"no longer takes a folder as its store; name a file: MLFLOW_TRACKING_URI=sqlite"
+        ValueError, match=r"no longer takes a folder as its store; name a file: MLFLOW_TRACKING_URI='sqlite"
     ):
         create_store()
     with monkeypatch.context() as patch:
@@ -251,7 +252,7 @@ def test_a_folder_as_store_is_told_with_the_command_that_moves_it(
     with pytest.raises(ValueError, match=r"no longer takes a folder as its store; `mlflow migrate-filestore") as error:
         create_store()
     mend(error.value)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(error.value).rpartition("MLFLOW_TRACKING_URI=")[2])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shlex.split(str(error.value).rpartition("URI=")[2])[0])
     records = open_records()
     assert records is not None and records.of_model("d7") is not None
     assert (root / "my runs.db").is_file() and (root / "mlflow.db").is_file()
