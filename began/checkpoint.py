@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from began import __version__
 from began.files import sha256
 from began.networks import Discriminator, Generator, num_resolutions
-from began.params import Params
+from began.params import Params, shareable
 
 
 class _Part(BaseModel):
@@ -214,7 +214,7 @@ def read_generator(path: Path) -> Generator:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """model.json of a model folder.
+    """model.json of a model folder; its parameters are those that may be shared, also of an older version.
 
     ValueError naming the file when it is missing, of another form or damaged, and naming the folder when an older
     version made it whose G had a flow.
@@ -237,7 +237,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: was made by an older version, with a flow before G that this version does not have"
         )
-    return description
+    return description | {"parameters": shareable(description["parameters"])}
 
 
 def check_files(folder: Path, description: dict[str, Any]) -> None:

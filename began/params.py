@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from began.addresses import shown_url
+
+_Value = int | float | bool | str | None
 
 MAX_BYTES = 2**18  # of params.yaml
 MAX_VALUES = 5_000  # in it, with every alias written out: a few lines of aliases of aliases stand for billions
@@ -108,26 +113,33 @@ class Params(_Settings):
     train: TrainParams
     evaluate: EvaluateParams
 
-    def flat(self) -> dict[str, int | float | bool | str | None]:
+    def flat(self) -> dict[str, _Value]:
         """Dotted name → value, the names MLflow and `model.json` use, e.g. `train.learning_rate`.
 
-        Both may be published: `download.url` is there as `shown_url` has it.
+        Both are made to be shared: they have what `shareable` leaves.
         """
-        flat: dict[str, int | float | bool | str | None] = {}
+        flat: dict[str, _Value] = {}
         for key, value in self.model_dump().items():
             if isinstance(value, dict):
                 flat |= {f"{key}.{name}": inner for name, inner in value.items()}
             else:
                 flat[key] = value
-        if self.download.url is not None:
-            flat["download.url"] = shown_url(self.download.url)
-        return flat
+        return shareable(flat)
 
 
-def shown_url(url: str) -> str:
-    """`url` for people to read: without user and password, and without the query, which may hold a key."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+def shareable(flat: Mapping[str, _Value]) -> dict[str, _Value]:
+    """Of dotted names and values those that may leave this machine: no path of one's pictures, no secret.
+
+    Which pictures they were is told by the source's kind and the digest of the rows. `download.url` is left out where
+    it is no address of the web, and else is there as `shown_url` has it.
+    """
+    kept = {name: value for name, value in flat.items() if name not in ("download.folder", "download.celeba_zip")}
+    url = kept.get("download.url")
+    if isinstance(url, str):
+        kept["download.url"] = shown_url(url)
+        if not url.lower().startswith(("http://", "https://")):
+            del kept["download.url"]
+    return kept
 
 
 def load_params(path: Path) -> Params:

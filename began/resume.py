@@ -31,6 +31,7 @@ from began.params import Params
 FORMAT = 3
 NUM_KEPT = 2
 CODE = (  # the modules that shape the numbers: those that the stage train depends on in dvc.yaml
+    "began.addresses",
     "began.batches",
     "began.checkpoint",
     "began.cuda_graph",

@@ -64,8 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """Its words, without what would act on a terminal: they may hold a stranger's file names."""
-    words = " ".join(str(error).split())
+    """Its words, without secrets, and without what would act on a terminal: they may hold a stranger's file names."""
+    from began.addresses import without_secrets
+
+    words = without_secrets(" ".join(str(error).split()), [os.environ.get("MLFLOW_TRACKING_URI", "")])
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
 
 

@@ -206,7 +206,7 @@ def _source(archive: Path) -> dict[str, str]:
         if card.digest == sha256(archive):
             return {"source": card.source, "licence": card.licence, "credit": card.credit}
         print(f"preprocess: {card_path} is of another archive, so {archive} is taken for one of unknown source")
-    return {"source": archive.name}
+    return {"source": "archive"}
 
 
 @contextmanager

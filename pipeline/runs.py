@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from began.addresses import without_secrets
 from began.checkpoint import DESCRIPTION, GENERATOR, read_description, read_model
 from began.files import replace_file
 from began.images import read_png, tiles
@@ -184,7 +185,7 @@ class _Revisions:
         try:
             yield
         except Exception as error:  # DVC's own, those of its caches and of its git library share no base
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = without_secrets(" ".join(str(error).split()))[:200] or type(error).__name__
             raise ValueError(f"{name}: {path} of this revision is not to be had from DVC's cache: {reason}") from None
 
 
@@ -219,10 +220,10 @@ class _Store:
         """The run of this id, beginning of an id, or name. ValueError when there are several."""
         if self.records is None:
             return None
-        found = []
-        if re.fullmatch(rf"[0-9a-f]{{{SHORTEST_ID},32}}", name):
-            found = self.records.with_id(name)
-        found = found or self.records.with_name(name)
+        is_id = re.fullmatch(rf"[0-9a-f]{{{SHORTEST_ID},32}}", name)
+        found = (self.records.with_id(name) if is_id else []) or self.records.with_name(name)
+        if is_id and not found:
+            self.records.check_deleted(name)
         if len(found) > 1:
             ids = ", ".join(recorded.run_id[:12] for recorded in found[:5])
             raise ValueError(f"{name}: {len(found)} MLflow runs are called so; name one by its id: {ids} …")
@@ -270,7 +271,8 @@ def _of_folder(folder: Path, label: str, origin: str, store: _Store, recorded: R
     history = read_history(folder / "history.csv")
     numbers = dict(numbers) | {"M_global": _last(history)}
     if "frechet_face" not in numbers:
-        remarks.append("it has no numbers: no report of this model lies beside it and no MLflow run has them")
+        why = "no MLflow run has them" if store.records else f"MLflow was not asked: {store.failure}"
+        remarks.append(f"it has no numbers: no report of this model lies beside it and {why}")
     return Run(
         label=label,
         origin=origin,

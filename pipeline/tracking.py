@@ -1,9 +1,9 @@
 """Records → MLflow. The only user of mlflow.
 
 MLFLOW_TRACKING_URI names the store; without it everything goes to `mlflow.db` and `mlartifacts/` in the main
-repository, also from the temporary copies that DVC's experiments run in. Nothing stops or holds up a run here: one
-thread sends what waits, again and again until the store has it, each point once; what it still lacks at the end costs
-one line on standard error, and `send_run` (`began log`) sends it later.
+repository, also from the temporary copies that DVC's experiments run in (pipeline.store). Nothing stops or holds up a
+run here: one thread sends what waits, again and again until the store has it, each point once; what it still lacks at
+the end costs one line on standard error, and `send_run` (`began log`) sends it later.
 
 Tags and parameters are those named here. `MlflowClient.create_run` adds none of its own but a made-up name (the person,
 the program and the folder come from `mlflow.start_run`, which is not used).
@@ -14,17 +14,30 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sqlite3
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.store import (
+    EXPERIMENT,
+    DeletedError,
+    artifacts_folder,
+    bring_artifacts_home,
+    database,
+    explain,
+    is_server,
+    shown_store,
+    sqlite_uri,
+    store_uri,
+)
 from pipeline.workspace import git_commit, main_root
 
 if TYPE_CHECKING:
@@ -32,7 +45,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
     from mlflow.entities import Run as StoredRun
 
-EXPERIMENT = "began"
 SECONDS_BETWEEN_BATCHES = 5.0
 SECONDS_BETWEEN_ATTEMPTS = 10.0  # after a failure
 SECONDS_AT_START = 20.0  # longest wait for a new run's id: a local store needs a moment, a server may hang
@@ -124,7 +136,7 @@ class Run:
                 self._ending.wait(pause)
         except ImportError as error:  # no MLflow, or no driver for its database: waiting helps nobody
             self._failure = None
-            _say(f"MLflow: this run is not recorded: {_one_line(error)}; {WAY_ON}")
+            _say(f"MLflow: this run is not recorded: {explain(error)}; {WAY_ON}")
         finally:
             self._tried.set()
 
@@ -138,7 +150,7 @@ class Run:
             elif isinstance(error, ImportError):
                 raise
             is_first = self._failure is None
-            self._failure = _one_line(error)
+            self._failure = explain(error)
             if is_first and time.monotonic() - started < SECONDS_OF_A_BROKEN_CONNECTION:
                 return self._attempt(ending)
             if not self._told_outage and not self._ending.is_set():
@@ -178,7 +190,7 @@ class Run:
         try:
             file.path.open("rb").close()
         except OSError as error:
-            self._missed = self._missed or _one_line(error)
+            self._missed = self._missed or explain(error)
             return
         # A picture's name holds its step; a file at the top may be of an attempt before this one.
         if file.folder is None:
@@ -230,7 +242,10 @@ def log_report(model_digest: str, numbers: Mapping[str, float | None], report: P
         client, experiment = _open_store()
         found = _find_run(client, experiment, model_digest)
         if found is None:
-            _say("MLflow: no run has trained this model here (it comes from DVC's cache); the report is not added")
+            _say(
+                "MLflow: no run has trained this model here (it comes from DVC's cache, or its run was deleted); the "
+                "report is not added: `began log MODEL_DIR` makes a run of it, then `began evaluate` adds it"
+            )
             return None
         run_id: str = found.info.run_id
         known = found.data.metrics  # sent before, maybe by a call that was cut short
@@ -238,7 +253,7 @@ def log_report(model_digest: str, numbers: Mapping[str, float | None], report: P
         client.log_batch(run_id, metrics=_metrics(_points(0, new)))
         client.log_artifacts(run_id, str(report), "report")
     except Exception as error:
-        _say(f"MLflow: the report is not added: {_one_line(error)}")
+        _say(f"MLflow: the report is not added: {explain(error)}")
         return None
     return run_id
 
@@ -289,21 +304,8 @@ def send_run(
         if run.info.status != "FINISHED":
             stored.end("FINISHED")
     except Exception as error:
-        raise ValueError(f"{store_uri()}: the run cannot be sent to MLflow: {_one_line(error)}") from None
+        raise ValueError(f"{shown_store()}: the run cannot be sent to MLflow: {explain(error)}") from None
     return Sent(stored.run_id, found is None, len({point.step for point in points}), num_files)
-
-
-def store_uri() -> str:
-    """MLFLOW_TRACKING_URI, or else the SQLite store `mlflow.db`; relative paths start at the main repository."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if uri.startswith("sqlite:///"):
-        return f"sqlite:///{main_root() / uri.removeprefix('sqlite:///')}"
-    return uri if ":" in uri or is_server(uri) else str(main_root() / uri)
-
-
-def is_server(uri: str) -> bool:
-    """Whether the store is a server's, which has its own pages and decides where artifacts go."""
-    return uri.startswith(("http://", "https://", "databricks"))
 
 
 def create_store() -> None:
@@ -311,7 +313,7 @@ def create_store() -> None:
     try:
         _open_store()
     except Exception as error:
-        raise ValueError(f"{store_uri()}: MLflow's store cannot be opened: {_one_line(error)}") from None
+        raise ValueError(f"{shown_store()}: MLflow's store cannot be opened: {explain(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -343,6 +345,11 @@ class Records:
         """The newest one that trained the model."""
         return next(iter(self._all(f"tags.model_digest = '{model_digest}'")), None)
 
+    def check_deleted(self, beginning: str) -> None:
+        """DeletedError where a run whose id starts so was deleted."""
+        for run in self._all(f"attributes.run_id LIKE '{beginning}%'", deleted=True):
+            raise DeletedError("run", run.run_id)
+
     def curve(self, run_id: str, metric: str) -> dict[int, float]:
         """Step → value, ascending."""
         with _explained():
@@ -370,9 +377,9 @@ class Records:
             paths = [Path(self._client.download_artifacts(run_id, path, str(folder))) for path in sorted(wanted)]
         return paths[0].parent
 
-    def _all(self, condition: str) -> list[Recorded]:
+    def _all(self, condition: str, deleted: bool = False) -> list[Recorded]:
         with _explained():
-            found = _search(self._client, self._experiment, condition)
+            found = _search(self._client, self._experiment, condition, deleted)
         return [
             Recorded(run.info.run_id, run.info.run_name or "", run.data.params, run.data.tags, run.data.metrics)
             for run in found
@@ -381,16 +388,18 @@ class Records:
 
 def open_records() -> Records | None:
     """The recorded runs; None where nothing was recorded yet, which this does not change."""
-    uri = store_uri()
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    path = database()
+    if path is not None and not path.exists():
         return None
     with _explained():
         _prepare_mlflow()
         from mlflow import MlflowClient
 
-        client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-    return None if experiment is None else Records(client, experiment.experiment_id)
+        client = MlflowClient(store_uri())
+        with suppress(sqlite3.Error):  # one that nobody may change can be read all the same
+            bring_artifacts_home()
+        experiment = _find_experiment(client)
+    return None if experiment is None else Records(client, experiment)
 
 
 class _Point(NamedTuple):
@@ -509,18 +518,28 @@ def _open_store() -> tuple[MlflowClient, str]:
     from mlflow import MlflowClient
 
     uri = store_uri()
-    root = main_root()
-    lock = root / ".began" / "mlflow.lock"
+    lock = main_root() / ".began" / "mlflow.lock"
     lock.parent.mkdir(exist_ok=True)
     with FileLock(lock):  # two processes that create one SQLite store at once crash
-        _create_database(uri)
+        _create_database()
         client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is not None:
-            return client, experiment.experiment_id
-        # Fixed once and for all runs: never inside a temporary copy, which DVC deletes.
-        artifacts = None if is_server(uri) else (root / "mlartifacts").as_uri()
-        return client, client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        bring_artifacts_home()
+        experiment = _find_experiment(client)
+        if experiment is None:
+            artifacts = None if is_server(uri) else artifacts_folder().as_uri()
+            experiment = client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        return client, experiment
+
+
+def _find_experiment(client: MlflowClient) -> str | None:
+    """The id of the experiment `began`; ValueError when it was deleted: its name is taken until it is restored."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return None
+    found: str = experiment.experiment_id
+    if experiment.lifecycle_stage != "active":
+        raise DeletedError("experiment", found)
+    return found
 
 
 def _prepare_mlflow() -> None:
@@ -534,10 +553,14 @@ def _prepare_mlflow() -> None:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }.items():
         os.environ.setdefault(name, value)
-    import mlflow  # noqa: F401 - it sets its loggers' levels when it is first imported, so ours come after
+    import mlflow  # it sets its loggers' levels when it is first imported, so ours come after
 
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is told in one line here
+    if not is_server(store_uri()):
+        import mlflow.store.db.utils
+
+        mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # of ten, two silent minutes; who can wait asks again
 
 
 @contextmanager
@@ -546,20 +569,21 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{store_uri()}: MLflow's store cannot be read: {_one_line(error)}") from None
+        raise ValueError(f"{shown_store()}: MLflow's store cannot be read: {explain(error)}") from None
 
 
-def _create_database(uri: str) -> None:
+def _create_database() -> None:
     """Whole or not at all: one that a kill left with half of its tables MLflow would refuse for ever."""
     from mlflow import MlflowClient
 
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    path = database()
+    if path is None or path.exists():
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     for left in (part, part.with_name(f"{part.name}-journal")):
         left.unlink(missing_ok=True)
-    MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+    MlflowClient(sqlite_uri(part)).search_experiments(max_results=1)
     part.replace(path)
 
 
@@ -629,9 +653,13 @@ def _agrees(client: MlflowClient, run: StoredRun, curve: Mapping[int, Mapping[st
     return True
 
 
-def _search(client: MlflowClient, experiment: str, condition: str) -> Sequence[StoredRun]:
-    """The runs that meet it, the newest first."""
-    runs: Sequence[StoredRun] = client.search_runs([experiment], condition, order_by=["attributes.start_time DESC"])
+def _search(client: MlflowClient, experiment: str, condition: str, deleted: bool = False) -> Sequence[StoredRun]:
+    """The runs that meet it, the newest first: those that are there, or those that were deleted."""
+    from mlflow.entities import ViewType
+
+    which = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+    order = ["attributes.start_time DESC"]
+    runs: Sequence[StoredRun] = client.search_runs([experiment], condition, which, order_by=order)
     return runs
 
 
@@ -668,7 +696,3 @@ def _artifact_folder(file: Path) -> str | None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

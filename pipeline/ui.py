@@ -23,12 +23,13 @@ def ui(
 
     Example: began ui --port 5001
     """
-    from pipeline.tracking import create_store, is_server, store_uri
+    from pipeline.store import is_server, shown_store, store_uri
+    from pipeline.tracking import create_store
     from pipeline.workspace import main_root
 
     uri = store_uri()
     if is_server(uri):
-        print(f"MLFLOW_TRACKING_URI names a server, which has its own pages: {uri}")
+        print(f"MLFLOW_TRACKING_URI names a server, which has its own pages: {shown_store()}")
         return
     if _answers(port):
         raise ValueError(f"--port {port}: is taken; choose another one")
@@ -41,7 +42,7 @@ def ui(
     with log.open("w") as output:
         # In a process group of its own, so that its workers end with it.
         server = subprocess.Popen(
-            _command(uri, port), env=_environment(), stdout=output, stderr=output, start_new_session=True
+            _command(port), env=_environment(uri), stdout=output, stderr=output, start_new_session=True
         )
     address = f"http://{HOST}:{port}"
     try:
@@ -56,15 +57,19 @@ def ui(
         raise ValueError(f"MLflow's server ended by itself with exit code {server.returncode}: see {log}")
 
 
-def _command(uri: str, port: int) -> list[str]:
+def _command(port: int) -> list[str]:
     """MLflow's server with one worker."""
-    arguments = ["--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
+    arguments = ["--host", HOST, "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", *arguments]
 
 
-def _environment() -> dict[str, str]:
-    """Without the job runner, a dozen processes that only MLflow's evaluation of language models needs."""
-    return {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+def _environment(uri: str) -> dict[str, str]:
+    """The store's address, which may hold a password that a list of processes would show; and no job runner.
+
+    That is a dozen processes, which only MLflow's evaluation of language models needs.
+    """
+    ours = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**os.environ, **ours, "MLFLOW_BACKEND_STORE_URI": uri}
 
 
 def _answers(port: int) -> bool:

@@ -16,14 +16,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Each module may import from the lines above its own only.
 LAYERS = [
-    "began began.cuda_graph began.divergence began.files began.isolated began.parallel "
+    "began began.addresses began.cuda_graph began.divergence began.files began.isolated began.parallel "
     "began.progress began.seeds began.pretrained pipeline",
     "began.networks began.equilibrium began.hdf5 began.images began.params began.archives began.card began.devices",
     "began.batches began.checkpoint began.features began.resume began.sources",
     "began.training began.sampling began.metrics began.neighbours began.attributes began.feature_cache",
     "began.embedding began.distance began.inception",
     "pipeline.environment pipeline.progress pipeline.run_state pipeline.signals pipeline.workspace",
-    "pipeline.plots pipeline.recording",
+    "pipeline.plots pipeline.recording pipeline.store",
     "pipeline.page",
     "pipeline.tracking pipeline.report pipeline.measurements",
     "pipeline.pictures pipeline.runs",
@@ -50,6 +50,7 @@ EXEMPT = {
     "pipeline.progress",
     "pipeline.signals",
     "pipeline.workspace",
+    "pipeline.store",
     "pipeline.tracking",
     "pipeline.page",
     "pipeline.report",

@@ -84,6 +84,18 @@ def test_a_model_of_an_older_version_is_read_unless_it_had_a_flow(tmp_path):
             read(tmp_path / "model")
 
 
+def test_what_is_shared_of_an_older_version_names_no_path_of_ones_own_pictures(tmp_path):
+    make_model(tmp_path / "model")
+    older = json.loads((tmp_path / "model" / "model.json").read_text())
+    older["parameters"] |= {"download.folder": "/home/private/faces", "download.url": "file:///home/private/a.zip"}
+    write_description(tmp_path / "model", older)
+    (tmp_path / "half").mkdir()
+    write_half(read_model(tmp_path / "model"), tmp_path / "half")
+    assert "private" in (tmp_path / "model" / "model.json").read_text()
+    assert "private" not in (tmp_path / "half" / "model.json").read_text()
+    assert read_description(tmp_path / "half")["data"] == DATA
+
+
 def test_a_generator_that_is_not_the_one_described_is_refused(tmp_path):
     make_model(tmp_path / "model")
     path = tmp_path / "model" / "generator.safetensors"

@@ -22,6 +22,7 @@ from began.images import read_png, tiles
 from pipeline import tracking, workspace
 from pipeline.cli import main
 from pipeline.runs import read_runs
+from pipeline.store import store_uri
 from tests.browser import check
 from tests.test_inception import _as_standard, weights  # noqa: F401  (fixtures)
 
@@ -346,7 +347,7 @@ def test_the_mlflow_run_gets_numbers_and_pages_and_keeps_its_curve(made: Path, n
     import mlflow
 
     digest = read_model(made / "model").digest
-    client = mlflow.MlflowClient(tracking.store_uri())
+    client = mlflow.MlflowClient(store_uri())
     experiment = client.get_experiment_by_name("began")
     assert experiment is not None
     (found,) = client.search_runs([experiment.experiment_id], f"tags.model_digest = '{digest}'")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from began.params import load_params, shown_url
+from began.params import load_params
 
 DEFAULT = Path(__file__).resolve().parent.parent / "params.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
@@ -207,7 +207,7 @@ def test_settings_cannot_be_changed() -> None:
 def test_flat_names_are_those_of_the_file_without_the_profile() -> None:
     flat = load_params(DEFAULT).flat()
     expected = {".".join(path[2:] if path[0] == "profiles" else path) for path in KEYS}
-    assert flat.keys() == expected
+    assert flat.keys() == expected - {"download.folder", "download.celeba_zip"}
     assert flat["train.learning_rate"] == DOCUMENT["profiles"]["quick"]["train"]["learning_rate"]
     assert flat["gamma"] == DOCUMENT["gamma"]
 
@@ -215,15 +215,22 @@ def test_flat_names_are_those_of_the_file_without_the_profile() -> None:
 @pytest.mark.parametrize(
     "url, shown",
     [
-        ("https://me:secret@host:8000/a.zip?key=secret#secret", "https://host:8000/a.zip"),
-        ("file:///my/faces.zip", "file:///my/faces.zip"),
-        ("faces.zip", "faces.zip"),
+        ("https://me:secret@host:8000/a.zip?key=secret#secret", {"download.url": "https://host:8000/a.zip"}),
+        (None, {"download.url": None}),
+        ("file:///home/secret/faces.zip", {}),
+        ("FILE:/home/secret/faces.zip", {}),
+        ("/home/secret/faces.zip", {}),
     ],
 )
-def test_what_is_published_has_no_password_and_no_key(tmp_path: Path, url: str, shown: str) -> None:
-    params = load_params(changed(("download", "url"), url, tmp_path))
+def test_what_is_shared_has_no_password_no_key_and_no_path(
+    tmp_path: Path, url: str | None, shown: dict[str, str | None]
+) -> None:
+    private = {"url": url, "folder": "/home/secret/faces", "celeba_zip": "/home/secret/a.zip"}
+    params = load_params(changed(("download",), DOCUMENT["download"] | private, tmp_path))
     assert params.download.url == url
-    assert params.flat()["download.url"] == shown == shown_url(url)
+    flat = params.flat()
+    assert {name: value for name, value in flat.items() if name == "download.url"} == shown
+    assert "secret" not in str(flat)
 
 
 @pytest.mark.parametrize(

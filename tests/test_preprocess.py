@@ -221,7 +221,7 @@ def test_licence_and_credit_travel_with_the_rows(tmp_path: Path) -> None:
 def test_a_card_of_another_archive_is_not_believed(tmp_path: Path) -> None:
     card(archive_of(tmp_path / "images.zip", MEMBERS), "celeba")
     other = archive_of(tmp_path / "other.zip", {f"{i}.png": encoded(i) for i in range(3)})
-    assert open_images(run(tmp_path, other)).source == "other.zip"
+    assert open_images(run(tmp_path, other)).source == "archive"
 
 
 def test_progress_counts_every_image(tmp_path: Path) -> None:

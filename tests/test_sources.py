@@ -230,6 +230,15 @@ def test_folder_gives_the_same_bytes_whatever_the_dates(tmp_path: Path) -> None:
     assert fetch(tmp_path, source="folder", folder=str(folder))[1].digest != first.digest
 
 
+def test_a_card_names_no_part_of_the_path_of_ones_own_pictures(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "private", "a.png")
+    with zipfile.ZipFile(folder / "private.zip", "w") as file:
+        file.write(folder / "a.png", "a.png")
+    url = (folder / "private.zip").as_uri()
+    for card in (fetch(tmp_path, source="folder", folder=str(folder))[1], fetch(tmp_path, source="url", url=url)[1]):
+        assert "private" not in str(card) and card.digest
+
+
 def test_a_relative_folder_starts_at_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path / "mine", "a.png")
     monkeypatch.chdir(tmp_path)

@@ -10,6 +10,7 @@ import lzma
 import random
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -385,6 +386,13 @@ def test_passwords_and_keys_stay_out_of_messages_and_cards(server: Server, place
     with pytest.raises(ValueError) as raised:
         place.fetch_url(secret)
     assert "secret" not in str(raised.value)
+    shown: list[str] = []
+    with socket.socket() as silent, pytest.raises(ValueError) as raised:
+        silent.bind(("127.0.0.1", 0))
+        gone = settings(source="url", url=f"http://me:secret@127.0.0.1:{silent.getsockname()[1]}/a.zip?key=secret")
+        for progress in url.fetch(gone, place.archive, place.downloads, 1, (0,)):
+            shown.append(progress.note)
+    assert "secret" not in str([raised.value, *shown])
 
 
 def test_an_archive_without_images_is_refused(server: Server, place: Place) -> None:

@@ -20,7 +20,8 @@ from mlflow.entities import Run as StoredRun
 
 from began.images import write_png
 from pipeline import tracking
-from pipeline.tracking import is_server, log_report, start_run, store_uri
+from pipeline.store import is_server, sqlite_uri, store_uri
+from pipeline.tracking import log_report, start_run
 
 PARAMS = {"gamma": 0.7, "profile": "quick", "train.learning_rate": 1e-4, "download.url": None}
 DATA = {"source": "portraits", "digest": "abc", "num_train": 8, "image_size": 32}
@@ -29,8 +30,8 @@ SIGNATURE = "51b5"
 
 @pytest.fixture(scope="module")
 def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A main repository with a character that needs quoting in its path."""
-    root = tmp_path_factory.mktemp("main") / "röot of 100 %"
+    """A main repository with characters in its path that have a meaning in addresses."""
+    root = tmp_path_factory.mktemp("main") / "röot of 100 %2F?a=b#c"
     (root / ".dvc").mkdir(parents=True)
     return root
 
@@ -44,7 +45,7 @@ def root(made_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stored_runs(root: Path) -> list[StoredRun]:
     """All runs of the experiment, the newest first."""
-    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    client = MlflowClient(sqlite_uri(root / "mlflow.db"))
     experiment = client.get_experiment_by_name("began")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"]))
@@ -52,7 +53,7 @@ def stored_runs(root: Path) -> list[StoredRun]:
 
 def history(root: Path, run_id: str | None, name: str) -> dict[int, float]:
     """Step → value, of each step once."""
-    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    client = MlflowClient(sqlite_uri(root / "mlflow.db"))
     assert run_id is not None
     points = client.get_metric_history(run_id, name)
     found = {point.step: point.value for point in points}
@@ -260,9 +261,13 @@ def test_a_server_is_named_by_its_address(uri: str, server: bool) -> None:
 @pytest.mark.parametrize(
     ("named", "meant"),
     [
-        ("", "sqlite:///{root}/mlflow.db"),
-        ("sqlite:///x.db", "sqlite:///{root}/x.db"),
+        ("", "sqlite+pysqlite:///{quoted}/mlflow.db"),
+        ("sqlite:///x.db", "sqlite+pysqlite:///{quoted}/x.db"),
+        ("sqlite:///x.db?timeout=9", "sqlite+pysqlite:///{quoted}/x.db?timeout=9"),
         ("sqlite:////runs/x.db", "sqlite:////runs/x.db"),
+        ("sqlite:////a%20b/x.db", "sqlite:////a b/x.db"),
+        ("sqlite:////a%3Fb/x.db", "sqlite+pysqlite:////a%3Fb/x.db"),
+        ("sqlite:///file:x.db?mode=ro&uri=true", "sqlite:///file:x.db?mode=ro&uri=true"),
         ("runs", "{root}/runs"),
         ("/runs", "/runs"),
         ("databricks", "databricks"),
@@ -276,7 +281,8 @@ def test_relative_stores_lie_in_the_main_repository(
     copy.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(copy)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
-    assert store_uri() == meant.format(root=root)
+    quoted = str(root).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    assert store_uri() == meant.format(root=root, quoted=quoted)
 
 
 @pytest.mark.parametrize("content", [b"no database", None], ids=["no database", "in no folder"])
@@ -407,7 +413,7 @@ def test_a_run_that_cannot_go_on_is_followed_by_a_new_one_with_the_whole_curve(c
         first.log(1, {"M_global": 9.0})
     assert first.run_id is not None
     if case == "deleted":
-        MlflowClient(f"sqlite:///{root / 'mlflow.db'}").delete_run(first.run_id)
+        MlflowClient(sqlite_uri(root / "mlflow.db")).delete_run(first.run_id)
     run_id = {"of another store": "0" * 32, "no id at all": "it's none"}.get(case, first.run_id)
     params = PARAMS | {"gamma": 0.5} if case == "of other parameters" else PARAMS
     with start_run(params, DATA, signature=SIGNATURE, run_id=run_id, curve=curve_of(range(1, 21))) as second:

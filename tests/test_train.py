@@ -29,7 +29,7 @@ from began.images import read_png, tiles
 from began.resume import States
 from began.training import Training
 from pipeline.cli import main
-from pipeline.tracking import store_uri
+from pipeline.store import store_uri
 from pipeline.workspace import states_folder
 
 ROOT = Path(__file__).parents[1]

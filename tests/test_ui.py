@@ -102,9 +102,9 @@ def test_a_taken_port_is_named() -> None:
 
 
 def test_a_store_that_is_no_server_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow itself refuses folders now, and says what to do."""
+    """MLflow itself refuses folders now."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "mlruns"))
-    with pytest.raises(ValueError, match=r"mlruns: MLflow's store cannot be opened: .*migrate"):
+    with pytest.raises(ValueError, match=r"mlruns: MLflow's store cannot be opened: .*folder"):
         ui(free_port())
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
+from began.addresses import shown_url
 from began.archives import ImageArchive
 from began.card import Card
-from began.params import DownloadParams, shown_url
+from began.params import DownloadParams
 from began.progress import Progress
 from began.sources.transfer import PAUSES, Lock, TransferError, hashed, transfer
 from began.sources.url import place

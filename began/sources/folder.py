@@ -37,7 +37,7 @@ def fetch(download: DownloadParams, archive: Path, downloads: Path, workers: int
         source="folder",
         count=len(names),
         licence="as its owner says",
-        credit=f"the owner of the folder {folder.absolute().name}",
+        credit="the owner of the pictures",
         digest=sha256(archive),
     )
 

@@ -19,7 +19,7 @@ import requests
 import urllib3
 from filelock import FileLock, Timeout
 
-from began.params import shown_url
+from began.addresses import shown_url, without_secrets
 from began.progress import Progress
 
 CHUNK_BYTES = 2**20
@@ -148,12 +148,12 @@ def _fill(
                 attempt = 0
             if attempt == len(pauses):
                 kept = f"; {partial.num_bytes:,} bytes are kept, run it again to go on" if partial.num_bytes else ""
-                raise TransferError(f"{shown_url(url)}: {_reason(error)}{kept}") from None
-            yield Progress(partial.num_bytes, num_bytes, "bytes", f"{_reason(error)}, trying again")
+                raise TransferError(f"{shown_url(url)}: {_reason(error, url)}{kept}") from None
+            yield Progress(partial.num_bytes, num_bytes, "bytes", f"{_reason(error, url)}, trying again")
             time.sleep(pauses[attempt])
             attempt += 1
         except requests.RequestException as error:
-            raise TransferError(f"{shown_url(url)}: {_reason(error)}") from None
+            raise TransferError(f"{shown_url(url)}: {_reason(error, url)}") from None
 
 
 def _attempt(
@@ -235,7 +235,7 @@ def _total(response: requests.Response, have: int) -> int | None:
     return None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, url: str) -> str:
     """The innermost cause on one line: requests wraps urllib3 wraps the socket's own words."""
     cause: object = error
     while isinstance(cause, Exception):
@@ -247,6 +247,7 @@ def _reason(error: Exception) -> str:
     # urllib3 gives its words and then the exception that they repeat.
     text = " ".join(str(words[0] if len(words) > 1 and isinstance(words[0], str) else cause).split())
     # urllib3 puts its connection object before the words.
+    text = without_secrets(text, [url])
     return re.sub(r"^.*<?urllib3\.\S+ object at 0x[0-9a-f]+>:? ?", "", text) or type(error).__name__
 
 

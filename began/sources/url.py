@@ -10,10 +10,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from began.addresses import shown_url
 from began.archives import ImageArchive
 from began.card import Card
 from began.files import sha256
-from began.params import DownloadParams, shown_url
+from began.params import DownloadParams
 from began.progress import Progress
 from began.sources.tar import zip_from_tar
 from began.sources.transfer import PAUSES, Lock, hashed, transfer
@@ -64,7 +65,8 @@ def fetch(
         source="url",
         count=count,
         licence="as its source says",
-        credit=f"the makers of {shown_url(url)}",
+        # A file's name is nobody else's business; the digest tells it from others.
+        credit=f"the makers of {'the archive' if parts.scheme == 'file' else shown_url(url)}",
         digest=sha256(archive),
     )
 

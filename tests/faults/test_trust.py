@@ -158,7 +158,7 @@ CANARY, HOST = "canary7391", "host-5127"
 def test_nothing_of_a_person_gets_into_mlflow_the_model_or_the_output(
     whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither environment, names and home, nor the password and the key of download.url, anywhere on the way."""
+    """Neither environment, names and home, nor password and key of download.url, nor a path of pictures, on the way."""
     folder, home = tmp_path / "repository", tmp_path / f"home-of-{CANARY}"
     home.mkdir()
     folder.mkdir()
@@ -213,7 +213,8 @@ def test_nothing_of_a_person_gets_into_mlflow_the_model_or_the_output(
 
 def make_settings(folder: Path) -> None:
     document = tiny_settings()
-    document["download"] |= {"source": "url", "url": "THE_URL"}
+    pictures = f"/home-of-{CANARY}/pictures"
+    document["download"] |= {"source": "url", "url": "THE_URL", "folder": pictures, "celeba_zip": pictures}
     (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
 
 
