@@ -9,13 +9,17 @@ entry in the archive's table of contents, 8 bytes, so that memory stays flat wha
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import stat
 import struct
 import zipfile
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
@@ -26,13 +30,54 @@ MAX_TOTAL_BYTES = 500 * 10**9
 MAX_RATIO = 100  # of a whole archive: encoded images do not shrink, flat bitmaps up to some 50 times, bombs 1,000 times
 ALWAYS_ALLOWED_BYTES = 10**9  # a small archive of flat bitmaps may have any ratio
 
+_HEIF_KINDS = ("heic", "heif", "hif")
+_READS_HEIF = importlib.util.find_spec("pillow_heif") is not None
+
 IMAGE_SUFFIXES = frozenset(
     f".{kind}"
     for kind in (
         *("avif", "bmp", "dib", "gif", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pcx", "pgm", "png"),
         *("pnm", "ppm", "sgi", "tga", "tif", "tiff", "webp"),
+        *(_HEIF_KINDS if _READS_HEIF else ()),
     )
 )
+
+# Pictures that nothing here reads: of cameras, drawing programs, and formats without a decoder.
+_OTHER_PICTURES = frozenset(
+    f".{kind}"
+    for kind in (
+        *("3fr", "arw", "cr2", "cr3", "crw", "dng", "erf", "exr", "hdr", "ico", "jxl", "kdc", "mrw", "nef", "nrw"),
+        *("orf", "pef", "psd", "raf", "raw", "rw2", "srw", "svg", "x3f", "xcf"),
+    )
+)
+_ARCHIVE_SUFFIXES = frozenset(f".{kind}" for kind in ("7z", "bz2", "gz", "rar", "tar", "tgz", "xz", "zip", "zst"))
+_PIECE = re.compile(
+    r"\.(7z|gz|rar|tar|tgz|zip|zst)([._-](\d{2,4}|(?!gz|xz|bz|lz|br)[a-z]{2}|part[._-]?\w+)|a[a-z])$"
+    r"|\.part\d+(\.(rar|zip|7z))?$|\.[zr]\d\d$",
+    re.IGNORECASE,
+)
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"8BPS", b"\0\0\0\x0cjP  ")
+_PICTURE_BRANDS = frozenset((b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1"))
+HEAD_BYTES = 16  # that tell a picture
+
+# Why something is left out. No name of a file stands among them: the card may be published.
+_HEIC = "HEIC"
+_NO_SUFFIX = "without a picture's suffix"
+_PACKED = "packed in an archive"
+_IN_PIECES = "packed in a split archive"
+LINKED = "linked from elsewhere"
+BROKEN_LINK = "linked to nothing"
+NO_FILE = "no regular file"
+_HIDDEN = "hidden"
+_OTHER = "of other kinds"
+_WAYS_OUT = {
+    _HEIC: "pip install -e '.[heif]' reads them",
+    _NO_SUFFIX: "rename them",
+    _PACKED: "unpack them",
+    _IN_PIECES: "join the pieces and unpack them",
+    LINKED: "cp -rL copies what links lead to",
+    BROKEN_LINK: "dvc pull brings what DVC keeps",
+}
 
 
 def is_image_name(name: str) -> bool:
@@ -41,17 +86,83 @@ def is_image_name(name: str) -> bool:
     Hidden files and folders and macOS's `__MACOSX` shadows of every file are not.
     """
     path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES
+    return path.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(path)
+
+
+def _is_hidden(path: PurePosixPath) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+class LeftOut:
+    """What stands beside the images that are taken, counted by reason."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, name: str, read_head: Callable[[], bytes]) -> None:
+        """Counts a file for which `is_image_name` is false; `read_head` returns its first bytes, where they matter."""
+        path = PurePosixPath(name)
+        suffix = path.suffix.lower()
+        if _is_hidden(path):
+            shadow = path.name.startswith("._") or "__MACOSX" in path.parts
+            if suffix in IMAGE_SUFFIXES and not shadow:
+                self.counts[_HIDDEN] += 1
+        elif suffix[1:] in _HEIF_KINDS:
+            self.counts[_HEIC] += 1
+        elif suffix in _OTHER_PICTURES:
+            self.counts[suffix[1:].upper()] += 1
+        elif is_piece(name):
+            self.counts[_IN_PIECES] += 1
+        elif suffix in _ARCHIVE_SUFFIXES:
+            self.counts[_PACKED] += 1
+        else:
+            self.counts[_NO_SUFFIX if _is_picture(read_head()) else _OTHER] += 1
+
+    def check(self, where: str, num_taken: int) -> None:
+        """Raises ValueError beginning with `where` when more was left out than `num_taken`; other files do not count.
+
+        Whoever keeps captions beside pictures means them; whoever keeps six links beside two pictures means eight.
+        """
+        if sum(self.counts.values()) - self.counts[_OTHER] - self.counts[_HIDDEN] > num_taken:
+            raise ValueError(f"{where}: takes {num_taken:,} images and leaves out more: {left_out_words(self.counts)}")
+
+
+def left_out_words(counts: Mapping[str, int]) -> str:
+    """The counts of LeftOut on one line, the largest first, each with the way out where there is one."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(
+        f"{count:,} {reason}" + (f" ({_WAYS_OUT[reason]})" if reason in _WAYS_OUT else "") for reason, count in ordered
+    )
+
+
+def is_piece(name: str) -> bool:
+    """Whether a file of this name is one piece of a split archive: .zip.001, .z01, .part1.rar, .7z.002, .tar.gz.aa."""
+    return _PIECE.search(name) is not None
+
+
+def _is_picture(head: bytes) -> bool:
+    return (
+        head.startswith(_PICTURE_STARTS)
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or (head[:2] == b"BM" and head[6:10] == bytes(4))
+        or (head[4:8] == b"ftyp" and head[8:12] in _PICTURE_BRANDS)
+    )
 
 
 def check_name(name: str, archive: Path) -> None:
     """Raises ValueError when a member's name is not a plain relative path with "/" between its parts."""
+    if problem := name_problem(name):
+        raise ValueError(f"{archive}: member {name!r} {problem}; refused")
+
+
+def name_problem(name: str) -> str | None:
+    """What keeps `name` from being a plain relative path with "/" between its parts, on every system."""
     drive = name[:1].isascii() and name[:1].isalpha() and name[1:2] == ":"
-    if not name or name.startswith("/") or ".." in name.split("/") or drive or "\0" in name:
-        raise ValueError(f"{archive}: member {name!r} leaves the archive's folder; refused")
-    if "\\" in name:
-        raise ValueError(f"{archive}: member {name!r} has a backslash in its name; refused")
+    if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        return "leaves the archive's folder"
+    if drive:
+        return f"leaves the archive's folder where {name[:2]} is a drive"
+    return "has a backslash in its name" if "\\" in name else None
 
 
 def check_total(num_members: int, total_bytes: int, archive: Path, archive_bytes: int) -> None:
@@ -95,6 +206,7 @@ class ImageArchive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.left_out = LeftOut()
         self._file = path.open("rb")
         try:
             self._size = self._file.seek(0, 2)
@@ -114,10 +226,12 @@ class ImageArchive:
     def entries(self) -> array[int]:
         """Entries of the images, in the archive's order, after every member was found harmless.
 
+        What else it holds is counted in `left_out`.
         Raises ValueError naming the archive (and the member) when a member escapes, is a link or is encrypted, or when
         count, size or ratio are beyond this module's bounds.
         """
         images = array("Q")
+        self.left_out = LeftOut()
         position, num_members, total_bytes = self._directory, 0, 0
         while position < self._directory_end:
             entry = self._entry(position)
@@ -127,7 +241,11 @@ class ImageArchive:
             check_name(entry.name, self.path)
             if stat.S_IFMT(entry.mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise ValueError(f"{self.path}: member {entry.name!r} is a link or a device; refused")
-            if is_image_name(entry.name) and not entry.name.endswith("/"):
+            if entry.name.endswith("/"):
+                pass
+            elif not is_image_name(entry.name):
+                self.left_out.add(entry.name, partial(self._head, entry))
+            else:
                 if entry.flags & 0x1:
                     raise ValueError(f"{self.path}: member {entry.name!r} is encrypted; expected a plain archive")
                 if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -164,6 +282,18 @@ class ImageArchive:
             raise ValueError(f"{label} is damaged: its checksum differs")
         return data
 
+    def _head(self, entry: _Entry) -> bytes:
+        """The first bytes of a member, none where it cannot be read."""
+        try:
+            self._file.seek(entry.header_position)
+            self._file.seek(sum(struct.unpack_from("<2H", self._file.read(30), 26)), 1)
+            data = self._file.read(min(entry.compressed_bytes, 512))
+            if entry.method == zipfile.ZIP_DEFLATED:
+                return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, HEAD_BYTES)
+            return data[:HEAD_BYTES]
+        except (OSError, ValueError, OverflowError, struct.error, zlib.error):
+            return b""
+
     def _read_end(self) -> None:
         """Finds the table of contents: APPNOTE 4.3.16, and 4.3.14 and 4.3.15 for zip64."""
         tail_position = max(0, self._size - 22 - 65_535)
@@ -171,8 +301,13 @@ class ImageArchive:
         tail = self._file.read()
         end = tail.rfind(b"PK\x05\x06")
         if end < 0 or len(tail) < end + 22:
-            raise ValueError(f"{self.path}: is not a zip archive, or is cut short")
-        num_bytes, position = struct.unpack_from("<2L", tail, end + 12)
+            piece = " (one piece of a split archive: join the pieces)" if is_piece(self.path.name) else ""
+            raise ValueError(f"{self.path}: is not a zip archive, or is cut short{piece}")
+        disk, num_bytes, position = struct.unpack_from("<H6x2L", tail, end + 4)
+        if disk not in (0, 0xFFFF):
+            raise ValueError(
+                f"{self.path}: is the last piece of a split archive; join the pieces: zip -s 0 NAME.zip --out WHOLE.zip"
+            )
         directory_end = tail_position + end
         # Above 65,535 members there is a zip64 record between the table and its end record, with or without need.
         self._file.seek(max(0, directory_end - 20))

@@ -16,7 +16,8 @@ class Card:
     """What an archive of images is, and whom to thank for it.
 
     `digest` is the archive's SHA-256. `attributes` maps a member's name to what is known of the image, e.g.
-    {"background_hue": 212.4, "hairVariant": "bun", …}; None where nothing is.
+    {"background_hue": 212.4, "hairVariant": "bun", …}; None where nothing is. `left_out` counts by reason what the
+    source held beside the images; None where that was nothing.
     """
 
     source: str
@@ -25,11 +26,12 @@ class Card:
     credit: str
     digest: str
     attributes: dict[str, dict[str, float | str]] | None = None
+    left_out: dict[str, int] | None = None
 
 
 def write_card(card: Card, path: Path) -> None:
     """Writes `card` as JSON: one line per entry at the top level, compact below it; last, a digest of the others."""
-    values = asdict(card) | {_DIGEST: _digest(card)}
+    values = _values(card) | {_DIGEST: _digest(card)}
     lines = [f"{json.dumps(key)}: {_compact(value)}" for key, value in values.items()]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
@@ -50,13 +52,25 @@ def read_card(path: Path) -> Card:
         isinstance(card.attributes, dict) and all(isinstance(image, dict) for image in card.attributes.values())
     ):
         raise ValueError(f"{path}: is not a card of images (attributes: expected a mapping of names to mappings)")
+    if card.left_out is not None and not (
+        isinstance(card.left_out, dict) and all(type(count) is int for count in card.left_out.values())
+    ):
+        raise ValueError(f"{path}: is not a card of images (left_out: expected a mapping of reasons to numbers)")
     if changed:
         raise ValueError(f"{path}: its digest differs: damaged or changed since `began download` wrote it")
     return card
 
 
+def _values(card: Card) -> dict[str, object]:
+    """The fields of the file: without `left_out` where nothing was, as in cards before there was such a field."""
+    values = asdict(card)
+    if card.left_out is None:
+        del values["left_out"]
+    return values
+
+
 def _digest(card: Card) -> str:
-    return hashlib.sha256(json.dumps(asdict(card), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_values(card), sort_keys=True).encode()).hexdigest()
 
 
 def _compact(value: object) -> str:

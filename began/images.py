@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from began.files import replace_file
 
@@ -30,7 +31,11 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "PCX", "SGI", "T
 _REDUCING_GAP = 2
 _BAND = 8  # output pixels whose Lanczos windows are multiplied together
 
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1"))
+
 _ORIENTATION = 0x0112  # EXIF tag
+_BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 259, 262, 284, 339  # of TIFF 6.0
+_OLD_JPEG = 6
 _METADATA = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}  # where PIL looks for it
 # EXIF orientation → how the stored picture becomes upright: mirror columns, mirror rows, then swap both axes.
 _UPRIGHT = {
@@ -51,15 +56,17 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 def decode_image(data: bytes, image_size: int, crop: Crop) -> Pixels:
     """Encoded bytes → (image_size, image_size, 3) uint8 in RGB: upright, aspect kept, cropped, resized by Lanczos.
 
-    Transparency lies on white; of an animation the first frame counts; 16-bit grey is scaled to 8 bits; colour
-    profiles are ignored. `crop` is explained at `crop_box`. The same bytes give the same pixels on every machine that
-    decodes them alike. Raises ValueError with the reason when `data` is no image that can be shown.
+    Transparency lies on white; of an animation the first frame counts; whole numbers of other depths are scaled to 8
+    bits; colour profiles are ignored. `crop` is explained at `crop_box`. The same bytes give the same pixels on every
+    machine that decodes them alike. Raises ValueError with the reason when `data` is no image that can be shown, does
+    not say what its pixels mean, or says what nothing here reads right.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_formats(data)) as image:
+            _check_pixels(image, data)
             return _decode(image, image_size, crop)
     except UnidentifiedImageError:
-        raise ValueError("is not an image of a known format") from None
+        raise ValueError(_why_unidentified(data)) from None
     except Image.DecompressionBombError:
         raise ValueError(f"has more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
@@ -91,6 +98,92 @@ def crop_box(width: int, height: int, crop: Crop, image_size: int) -> Box:
         return 0, margin * row, width, (margin + image_size) * row
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    """_FORMATS, and HEIF for its files: pillow-heif is loaded for them only."""
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS:
+        return _FORMATS
+    if not _heif_opener():
+        if b"avif" in data[:64]:  # which may begin as HEIF does
+            return _FORMATS
+        raise ValueError("is HEIC, which the extra [heif] reads: pip install -e '.[heif]'")
+    return (*_FORMATS, "HEIF")
+
+
+@lru_cache(maxsize=1)
+def _heif_opener() -> bool:
+    """Makes PIL open HEIF; False where pillow-heif is not installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
+
+
+def _check_pixels(image: Image.Image, data: bytes) -> None:
+    """Raises ValueError where PIL would give other pixels than the file's; `image` is open, and not yet decoded."""
+    match image.format:
+        case "TIFF":
+            _check_tiff(image.tag_v2, image.mode)  # type: ignore[attr-defined]
+        case "PNG":
+            depth, colour = data[24], data[25]
+            transparent = image.info.get("transparency")
+            if colour == 0 and depth in (2, 4) and isinstance(transparent, int):
+                image.info["transparency"] = transparent * 255 // (2**depth - 1)  # PIL scales the pixels only
+            if colour == 2 and depth == 16 and transparent is not None:
+                raise ValueError("has one transparent colour among those of 16 bits, which PIL reads to 8 bits")
+        case "JPEG2000":
+            start = max(0, data.find(b"\xff\x4f\xff\x51"))  # of the codestream; ISO 15444-1, A.5.1
+            components = data[start + 42 :: 3][: int.from_bytes(data[start + 40 : start + 42], "big")]
+            depths = {(component & 0x7F) + 1 for component in components}
+            if any(component & 0x80 for component in components):
+                raise ValueError("has signed pixels, expected whole numbers from 0")
+            if depths - {8} and not (image.mode == "I;16" and min(depths) > 8):
+                # PIL rounds 12 or 16 bits to 8 without a bound: white becomes black.
+                raise ValueError(f"has {max(depths)} bits in JPEG 2000, expected 8, or 9 to 16 in grey alone")
+
+
+def _check_tiff(tags: Mapping[int, Any], mode: str) -> None:
+    """Raises ValueError for what TIFF 6.0 allows and PIL reads wrong or not at all; `mode` is PIL's, or ""."""
+    bits, kinds = tags.get(_BITS, (1,)), tags.get(_SAMPLE_FORMAT, (1,))
+    compression = tags.get(_COMPRESSION, 1)
+    if 3 in kinds:
+        raise ValueError("has floating-point pixels, expected whole numbers of 16 bits at most")
+    if set(kinds) != {1}:
+        raise ValueError("has signed pixels, or of an unknown kind, expected whole numbers from 0")
+    if max(bits) > 16:
+        raise ValueError(f"has pixels of {max(bits)} bits, expected 16 at most")
+    photometric = tags.get(_PHOTOMETRIC)
+    if photometric is None and compression != _OLD_JPEG:
+        raise ValueError("does not say what its pixels mean (no PhotometricInterpretation)")
+    in_planes = tags.get(_PLANAR, 1) == 2 and len(bits) > 1
+    if in_planes and (mode in ("LA", "PA") or (max(bits) > 8 and compression == 1)):
+        raise ValueError(f"has {len(bits)} planes of {max(bits)} bits one after another, expected them interleaved")
+    if photometric == 6 and compression == 1:
+        raise ValueError("has uncompressed YCbCr pixels, expected RGB or grey")
+    if photometric in (8, 9, 10):
+        raise ValueError("has CIE L*a*b* pixels, expected RGB or grey")
+    if not mode:
+        kind = f"{', '.join(map(str, bits))} bits, PhotometricInterpretation {photometric}"
+        raise ValueError(f"is a TIFF of a kind that PIL does not read: {kind}")
+
+
+def _why_unidentified(data: bytes) -> str:
+    """The reason why PIL knows no way to open `data`."""
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        try:
+            tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+            file = io.BytesIO(data)
+            file.seek(tags.next)
+            tags.load(file)
+            _check_tiff(tags, "")
+        except ValueError as error:
+            return str(error)
+        except Exception:
+            return "is a TIFF of a kind that PIL does not read, or a damaged one"
+    return "is not an image of a known format"
 
 
 def _decode(image: Image.Image, image_size: int, crop: Crop) -> Pixels:
@@ -141,7 +234,10 @@ def _load(image: Image.Image, box: Box, image_size: int) -> tuple[Pixels, Box]:
         if image.draft(None, (max(1, image.width // scale), max(1, image.height // scale))):
             factor //= scale
             box = (box[0] / scale, box[1] / scale, box[2] / scale, box[3] / scale)
+    size = image.size
     image = _flatten(image)
+    if image.size != size:  # libheif shows what a damaged file holds
+        raise ValueError(f"has {image.width}×{image.height} pixels, where it says {size[0]}×{size[1]}")
     left, top = math.floor(box[0]), math.floor(box[1])
     around = (left, top, min(math.ceil(box[2]), image.width), min(math.ceil(box[3]), image.height))
     region = image.reduce(factor, around) if factor > 1 else image.crop(around)
@@ -160,7 +256,7 @@ def _flatten(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _flatten_16_bits(image)
     if image.mode == "F":
-        raise ValueError("has floating-point pixels, expected whole numbers of 8 or 16 bits")
+        raise ValueError("has floating-point pixels, expected whole numbers of 16 bits at most")
     opaque_throughout = image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255)
     if opaque_throughout or not image.has_transparency_data:
         return image.convert("RGB")
@@ -171,10 +267,15 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def _flatten_16_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits; PIL has scaled all but that of TIFF to 16."""
     values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"has pixels from {values.min()} to {values.max()}, expected 16 bits at most")
-    grey = np.rint(values / np.float32(257)).astype(np.uint8)
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    most = 2 ** tags.get(_BITS, (16,))[0] - 1
+    if tags.get(_PHOTOMETRIC) == 0:
+        values = most - values
+    if values.min() < 0 or values.max() > most:
+        raise ValueError(f"has pixels from {values.min()} to {values.max()}, expected 0 to {most}")
+    grey = np.rint(values / np.float32(most / 255)).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[values == transparent] = 255

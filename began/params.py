@@ -199,9 +199,13 @@ def _first_line(error: ValidationError, profile: str, sections: dict[str, Any]) 
             expectation = str(problem["ctx"]["error"])
         case "string_pattern_mismatch":
             expectation = "expected 64 hexadecimal digits"
+        case "string_type" if key.startswith("download."):
+            # What DVC's -S takes apart: a number, a list or a mapping came out.
+            expectation = f"expected text; in quotes any name is text: -S '{key}=\"…\"'"
         case _:
             expectation = re.sub(r"^Input should be ", "expected ", problem["msg"])
-    secret = key == "download.url" and isinstance(problem["input"], str)  # it may hold a password
+    # An address may hold a password, in pieces too.
+    secret = key == "download.url" and (isinstance(problem["input"], str) or re.search("[@?]", str(problem["input"])))
     shown = "" if secret or isinstance(problem["input"], (dict, BaseModel)) else f"{_shown(problem['input'])}, "
     return f"{key}: {shown}{expectation}"
 

@@ -25,6 +25,7 @@ def download(
 
     settings = load_params(params).download
 
+    from began.archives import left_out_words
     from began.card import CARD_NAME, write_card
     from began.files import replace_file
     from began.parallel import num_cores
@@ -41,6 +42,8 @@ def download(
         card = follow(work, f"download {settings.source}")
         write_card(card, card_path)
     print(f"{archive}: {card.count:,} images from {card.source}. {card.credit}. Licence: {card.licence}")
+    if card.left_out:
+        print(f"left out: {left_out_words(card.left_out)}")
 
 
 if __name__ == "__main__":

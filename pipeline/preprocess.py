@@ -41,6 +41,7 @@ def preprocess(
     import csv
     import time
 
+    from began.archives import left_out_words
     from began.files import replace_file
     from began.parallel import num_cores
     from began.params import load_params
@@ -71,6 +72,8 @@ def preprocess(
             table.writerow(("name", "reason"))
             table.writerows(written.rejected)
     seconds = time.monotonic() - start
+    if written.left_out:
+        print(f"preprocess: {archive}: left out: {left_out_words(written.left_out)}")
     print(
         f"preprocess: {written.num_rows:,} images of {settings.image_size}×{settings.image_size} "
         f"({written.num_train:,} to train on), {len(written.rejected):,} rejected, {seconds:.1f} s → {output}"
@@ -85,6 +88,7 @@ class Written:
     num_train: int
     rejected: list[tuple[str, str]]  # name, reason
     digest: str
+    left_out: dict[str, int]  # reason, number: of what else the archive holds
 
 
 def write_rows(
@@ -99,19 +103,23 @@ def write_rows(
 
     Rows stand in the order of their names' SHA-256, so that neither the archive's order nor its folders decide which
     are held out; the first `max_images` of that order are taken. Raises ValueError naming the archive when it holds
-    too few images, or when more than `max_rejected` of them cannot be decoded.
+    too few images or more that is left out, or when more than `max_rejected` of them cannot be decoded.
     """
-    from began.archives import ImageArchive
+    from began.archives import ImageArchive, left_out_words
     from began.hdf5 import ImageWriter
     from began.parallel import ordered_map
     from began.progress import Progress
 
     with ImageArchive(archive) as images:
-        entries = _in_row_order(images)[: settings.max_images]
+        entries = _in_row_order(images)
+        if entries:
+            images.left_out.check(str(archive), len(entries))
+        entries = entries[: settings.max_images]
         num_images = len(entries)
         if num_images < 2:
             limit = f" (preprocess.max_images is {settings.max_images})" if settings.max_images == 1 else ""
-            raise ValueError(f"{archive}: {num_images} images to take{limit}, expected at least 2")
+            others = f"; left out: {left_out_words(images.left_out.counts)}" if images.left_out.counts else ""
+            raise ValueError(f"{archive}: {num_images} images to take{limit}, expected at least 2{others}")
         num_per_task = max(1, min(_TASK_IMAGES, _TASK_BYTES // (settings.image_size**2 * 3)))
         tasks = (
             _Task(archive, entries[i : i + num_per_task], settings.image_size, crop)
@@ -144,7 +152,7 @@ def write_rows(
             num_train = max(1, writer.num_rows - max(1, round(writer.num_rows * settings.held_out)))
             kept = (images.name(entry) for i, entry in enumerate(entries) if i not in rejected)
             digest = writer.finish(kept, num_train, attributes)
-            return Written(writer.num_rows, num_train, named, digest)
+            return Written(writer.num_rows, num_train, named, digest, dict(images.left_out.counts))
 
 
 @dataclass(frozen=True)

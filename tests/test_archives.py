@@ -208,3 +208,27 @@ def test_a_tar_stream_is_not_a_zip(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(stream.getvalue())
     with pytest.raises(ValueError, match="is not a zip"):
         image_members(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.zip", "a.tar.gz", "a.tar.xz", "a.tar.bz2", "a.tgz", "a.2024.zip", "v1.001.zip", "a.r5"]
+)
+def test_a_whole_archive_is_no_piece(name: str) -> None:
+    assert not archives.is_piece(name)
+
+
+@pytest.mark.parametrize("disk", [1, 2, 300])
+def test_the_last_piece_of_a_split_zip_is_named(tmp_path: Path, disk: int) -> None:
+    """`zip -s` leaves a.z01, a.z02, … and a.zip, whose end says which disk it is."""
+    path = make_zip(tmp_path / "a.zip", {"a.png": b"x"})
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<H", data, data.index(b"PK\x05\x06") + 4, disk)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.zip: is the last piece of a split archive; join the pieces: zip -s 0"):
+        image_members(path)
+    first = tmp_path / "a.zip.001"
+    first.write_bytes(bytes(data[:20]))
+    with pytest.raises(
+        ValueError, match=r"a\.zip\.001: is not a zip archive, or is cut short \(one piece of a split arc"
+    ):
+        image_members(first)

@@ -86,6 +86,23 @@ def test_what_the_settings_have_wrong_is_named(tmp_path: Path, params: Path, key
     assert not list(tmp_path.rglob("*.zip")) and not list(tmp_path.rglob("*.part"))
 
 
+def test_what_is_left_out_is_told_at_the_end_and_on_the_card(tmp_path: Path, params: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in ("a.png", "b.png", "c.cr2", "d.txt"):
+        (tmp_path / "mine" / name).write_bytes(b"x")
+    change(params, "source", "folder")
+    change(params, "folder", "mine")
+    done = download(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "left out: 1 CR2, 1 of other kinds"
+    assert read_card(tmp_path / "data" / "raw" / "card.json").left_out == {"CR2": 1, "of other kinds": 1}
+    for i in range(2):
+        (tmp_path / "mine" / f"{i}.cr2").write_bytes(b"x")
+    check_refused(
+        download(tmp_path), "download.folder: mine: takes 2 images and leaves out more: 3 CR2, 1 of other kinds"
+    )
+
+
 def test_a_failed_download_leaves_the_old_archive_alone(tmp_path: Path, params: Path) -> None:
     assert download(tmp_path).returncode == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "data" / "raw").iterdir()}

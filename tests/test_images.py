@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -113,34 +114,166 @@ def test_grey_of_16_bits_is_scaled_not_clipped(kind: str) -> None:
     assert row[0, :3, 0].tolist() == [0, 255, 1]
 
 
-def test_big_endian_16_bit_tiff_is_read_right() -> None:
-    values = np.random.default_rng(4).integers(0, 65536, (32, 32)).astype(">u2")
-    tags = [
-        (256, 3, 32),
-        (257, 3, 32),
-        (258, 3, 16),
-        (259, 3, 1),
-        (262, 3, 1),
-        (273, 4, 8),
-        (278, 3, 32),
-        (279, 4, 2048),
-    ]
-    directory = struct.pack(">H", len(tags)) + b"".join(
-        struct.pack(">HHIHH", tag, kind, 1, value, 0) if kind == 3 else struct.pack(">HHII", tag, kind, 1, value)
-        for tag, kind, value in tags
+def packed(values: np.ndarray, bits: int, order: str = ">") -> list[bytes]:
+    """Each row of (32, …) as bytes, whole ones; below 8 bits and at 12 the first value is in the upper bits."""
+    lines = values.reshape(32, -1)
+    if bits in (8, 16, 32):
+        return [line.astype(f"{order}u{bits // 8}").tobytes() for line in lines]
+    texts = ("".join(f"{value:0{bits}b}" for value in line) for line in lines)
+    return [int(text.ljust(-(-len(text) // 8) * 8, "0"), 2).to_bytes(-(-len(text) // 8), "big") for text in texts]
+
+
+def tiff(
+    values: np.ndarray, bits: int, photometric: int | None, order: str = "<", more: dict[int, list[int]] | None = None
+) -> bytes:
+    """An uncompressed TIFF 6.0 of (32, 32) or (32, 32, C) values, by hand; `more` are further tags, or other values."""
+    pixels = b"".join(packed(values, bits, order))
+    samples = values.size // 1024
+    tags = {256: [32], 257: [32], 258: [bits] * samples, 259: [1], 273: [8], 277: [samples], 278: [32]}
+    tags |= {279: [len(pixels)]} | ({} if photometric is None else {262: [photometric]}) | (more or {})
+    start = 8 + len(pixels)
+    start_more = start + 2 + 12 * len(tags) + 4
+    directory, further = struct.pack(f"{order}H", len(tags)), b""
+    for tag, numbers in sorted(tags.items()):
+        body = struct.pack(f"{order}{len(numbers)}H", *numbers)
+        if len(body) > 4:
+            further, body = further + body, struct.pack(f"{order}I", start_more + len(further))
+        directory += struct.pack(f"{order}HHI", tag, 3, len(numbers)) + body.ljust(4, b"\0")
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", start)
+    return head + pixels + directory + bytes(4) + further
+
+
+def numbers(bits: int, channels: int = 1) -> np.ndarray:
+    """Every value that `bits` hold, or many of them, with the least and the greatest: (32, 32) or (32, 32, C)."""
+    values = np.random.default_rng(bits).integers(0, 2**bits, (32, 32, channels))
+    values[0, 0], values[0, 1] = 0, 2**bits - 1
+    return values[..., 0] if channels == 1 else values
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("photometric", "bits"), [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (1, 1), (1, 2), (1, 4), (1, 8), (1, 12), (1, 16)]
+)
+def test_grey_tiff_means_what_its_photometric_and_depth_say(photometric: int, bits: int, order: str) -> None:
+    values, most = numbers(bits), 2**bits - 1
+    light = most - values if photometric == 0 else values
+    try:
+        row = decode_image(tiff(values, bits, photometric, order), 32, "centre")
+    except ValueError as error:  # PIL knows it in one order only
+        assert order == ">" and "is a TIFF of a kind that PIL does not read" in str(error)
+    else:
+        assert np.array_equal(row[..., 1], np.rint(light * 255 / most))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_colours_of_a_tiff_mean_what_its_photometric_says(bits: int, order: str) -> None:
+    values, most = numbers(bits, 3), 2**bits - 1
+    assert abs(decode_image(tiff(values, bits, 2, order), 32, "centre") - values / most * 255).max() <= 1
+    inks = np.dstack([values, np.zeros((32, 32), int)])
+    row = decode_image(tiff(inks, bits, 5, order), 32, "centre")
+    assert abs(row - (1 - values / most) * 255).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_palette_of_a_tiff_is_used_at_every_depth(bits: int) -> None:
+    values, palette = numbers(bits), np.random.default_rng(1).integers(0, 256, (3, 2**bits))
+    row = decode_image(tiff(values, bits, 3, more={320: (palette * 257).ravel().tolist()}), 32, "centre")
+    assert np.array_equal(row, palette.T[values])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (tiff(numbers(8), 8, None), "does not say what its pixels mean"),
+        (tiff(numbers(8), 8, 1, more={339: [2]}), "has signed pixels"),
+        (tiff(numbers(16), 16, 1, more={339: [2]}), "has signed pixels"),
+        (tiff(numbers(16), 32, 1), "has pixels of 32 bits"),
+        (tiff(numbers(16), 32, 1, more={339: [3]}), "has floating-point pixels"),
+        (tiff(numbers(16), 16, 1, more={339: [3]}), "has floating-point pixels"),
+        (tiff(numbers(16, 3), 16, 2, more={284: [2]}), "has 3 planes of 16 bits one after another"),
+        (tiff(numbers(8, 2), 8, 1, more={284: [2], 338: [2]}), "has 2 planes of 8 bits one after another"),
+        (tiff(numbers(8, 3), 8, 6), "has uncompressed YCbCr pixels"),
+        (tiff(numbers(8, 3), 8, 8), r"has CIE L\*a\*b\* pixels"),
+        (
+            tiff(numbers(16, 2), 16, 1, more={338: [2]}),
+            r"that PIL does not read: 16, 16 bits, PhotometricInterpretation 1",
+        ),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_a_tiff_whose_pixels_are_not_read_right_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        decode_image(data, 32, "centre")
+
+
+def png(values: np.ndarray, bits: int, colour: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of (32, 32) or (32, 32, C) values by hand; `chunks` stand before the pixels."""
+    lines = b"".join(b"\0" + line for line in packed(values, bits))
+    header = (b"IHDR", struct.pack(">2I5B", 32, 32, bits, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in (header, *chunks, (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
     )
-    data = b"MM\0*" + struct.pack(">I", 8 + 2048) + values.tobytes() + directory + bytes(4)
-    assert np.array_equal(decode_image(data, 32, "centre")[..., 0], np.rint(values / 257))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_grey_png_of_every_depth_is_scaled_and_its_transparent_value_white(bits: int) -> None:
+    values, most = numbers(bits), 2**bits - 1
+    expected = np.rint(values * 255 / most)
+    assert np.array_equal(decode_image(png(values, bits, 0), 32, "centre")[..., 0], expected)
+    for value in {0, 1, most // 2, most}:
+        row = decode_image(png(values, bits, 0, (b"tRNS", struct.pack(">H", value))), 32, "centre")
+        assert np.array_equal(row[..., 0], np.where(values == value, 255, expected)), value
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_palette_of_a_png_is_used_at_every_depth(bits: int) -> None:
+    values, palette = numbers(bits), np.random.default_rng(1).integers(0, 256, (2**bits, 3), dtype=np.uint8)
+    chunk = (b"PLTE", palette.tobytes())
+    assert np.array_equal(decode_image(png(values, bits, 3, chunk), 32, "centre"), palette[values])
+    row = decode_image(png(values, bits, 3, chunk, (b"tRNS", b"\xff\0")), 32, "centre")
+    assert np.array_equal(row, np.where((values == 1)[..., None], 255, palette[values]))
 
 
 def test_colour_of_16_bits_keeps_its_upper_8() -> None:
-    values = np.random.default_rng(5).integers(0, 65536, (32, 32, 3)).astype(">u2")
-    lines = b"".join(b"\0" + line.tobytes() for line in values)
-    chunks = [(b"IHDR", struct.pack(">2I5B", 32, 32, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    )
-    assert abs(decode_image(data, 32, "centre") - values / 257).max() <= 1
+    values = numbers(16, 4)
+    assert abs(decode_image(png(values[..., :3], 16, 2), 32, "centre") - values[..., :3] / 257).max() <= 1
+    for colour, channels in ((6, [0, 1, 2, 3]), (4, [0, 3])):
+        share = values[..., 3:] / 65535
+        row = decode_image(png(values[..., channels], 16, colour), 32, "centre")
+        expected = values[..., channels[:-1]] / 257 * share + 255 * (1 - share)
+        assert abs(row - expected).max() <= 2
+    with pytest.raises(ValueError, match="one transparent colour among those of 16 bits"):
+        decode_image(png(values[..., :3], 16, 2, (b"tRNS", bytes(6))), 32, "centre")
+
+
+@pytest.mark.parametrize("most", [1, 2, 100, 254, 255, 256, 1023, 4095, 65534, 65535])
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+def test_netpbm_is_scaled_from_its_own_maximum(kind: int, most: int) -> None:
+    channels = 3 if kind in (3, 6) else 1
+    values = np.random.default_rng(most).integers(0, most + 1, (32, 32, channels))
+    binary = values.astype(">u2" if most > 255 else ">u1").tobytes()
+    body = binary if kind > 4 else " ".join(map(str, values.ravel())).encode()
+    row = decode_image(b"P%d\n# made by hand\n32 32\n%d\n" % (kind, most) + body, 32, "centre")
+    assert abs(row - values * 255 / most).max() <= 1
+
+
+def test_jpeg_2000_of_16_bits_is_read_in_grey() -> None:
+    values = numbers(16).astype(np.uint16)
+    data = encode(values, "JPEG2000")
+    assert np.array_equal(decode_image(data, 32, "centre")[..., 0], np.rint(values / 257))
+
+
+@pytest.mark.parametrize(("depth", "reason"), [(11, "has 12 bits"), (3, "has 4 bits"), (0x87, "has signed pixels")])
+def test_jpeg_2000_of_a_depth_that_pil_rounds_wrong_is_refused(depth: int, reason: str) -> None:
+    """White of 12 bits comes out black; PIL writes none, so the depth in the header is changed."""
+    data = bytearray(encode(RGB, "JPEG2000", no_jp2=True))
+    assert np.array_equal(decode_image(bytes(data), 32, "centre"), RGB)
+    assert data[42:51:3] == b"\7\7\7"
+    data[42:51:3] = bytes([depth] * 3)
+    with pytest.raises(ValueError, match=reason):
+        decode_image(bytes(data), 32, "centre")
 
 
 def test_cmyk_is_no_negative() -> None:
@@ -304,7 +437,7 @@ JPEG = encode(photograph(178, 218), "JPEG")
         (JPEG[:20], "."),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n", "not an image"),
         (encode(np.zeros((32, 32), np.float32), "TIFF"), "floating-point"),
-        (encode(np.full((32, 32), 70_000, np.int32), "TIFF"), "16 bits"),
+        (encode(np.full((32, 32), 70_000, np.int32), "TIFF"), "signed pixels"),
     ],
     ids=["empty", "page", "half-jpeg", "half-png", "stub", "postscript", "float", "32-bit"],
 )
@@ -355,6 +488,39 @@ def test_a_png_comes_back_as_it_was(tmp_path: Path) -> None:
     assert np.array_equal(read_png(tmp_path / "new" / "picture.png"), RGB[:20])
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["picture.png"]
     assert png_bytes(RGB) == png_bytes(RGB.copy())
+
+
+def heic(picture: np.ndarray) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(picture)).save(stream, quality=-1, chroma=444, matrix_coefficients=0)
+    return stream.getvalue()
+
+
+def test_heic_is_read_as_telephones_write_it() -> None:
+    data = heic(UPRIGHT)
+    row = decode_image(data, 32, "centre").astype(int)
+    assert abs(row - decode_image(encode(UPRIGHT), 32, "centre")).max() <= 3
+
+
+def test_heic_says_which_extra_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_heif_opener", lambda: False)
+    with pytest.raises(ValueError, match=r"^is HEIC, which the extra \[heif\] reads: pip install -e '\.\[heif\]'$"):
+        decode_image(b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(100), 32, "centre")
+
+
+def test_a_damaged_heic_gives_an_image_or_a_reason() -> None:
+    data, rng = heic(UPRIGHT), np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # an empty picture has none of its pixels
+        for _ in range(100):
+            damaged = bytearray(data)
+            for position in rng.integers(0, len(data), 3):
+                damaged[position] = rng.integers(256)
+            try:
+                assert decode_image(bytes(damaged), 32, "centre").shape == (32, 32, 3)
+            except ValueError as error:
+                assert str(error) and "\n" not in str(error)
 
 
 def test_what_is_no_png_is_named(tmp_path: Path) -> None:

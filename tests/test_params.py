@@ -76,6 +76,50 @@ def test_a_wrong_type_names_the_key(path: tuple[str, ...], tmp_path: Path) -> No
     assert "[1]" in text
 
 
+@pytest.mark.parametrize("value", [2024, 1000.0, None, True, ["a", "b"], {"a": 1}], ids=repr)
+def test_a_path_that_dvc_took_apart_names_the_way(value: object, tmp_path: Path) -> None:
+    """`-S download.folder=2024` and the like; null is a value of the others."""
+    for key in ("folder", "url", "celeba_zip", "sha256")[: 1 if value is None else 4]:
+        text = message(changed(("download", key), value, tmp_path))
+        assert f": download.{key}: " in text and text.endswith(f"in quotes any name is text: -S 'download.{key}=\"…\"'")
+
+
+def test_a_password_in_pieces_of_an_address_is_not_shown(tmp_path: Path) -> None:
+    text = message(changed(("download", "url"), ["https://me:secret@host/a.zip", "b"], tmp_path))
+    assert "download.url: expected text" in text and "secret" not in text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "my pictures (1)",
+        "a,b=c&d",
+        "Übung's",
+        "#a;b!c|d",
+        "~/x",
+        "$HOME",
+        "2024",
+        "null",
+        "[x]",
+        "{a: 1}",
+        "a\\b",
+        "-x",
+        "",
+        "https://host/a%20b.zip?key=1&dl=(1),2#x",
+    ],
+)
+def test_in_quotes_any_path_or_address_gets_through_dvcs_parser(value: str, tmp_path: Path) -> None:
+    """As README and params.yaml show it; dvc itself is what `dvc exp run -S` calls."""
+    from dvc.utils.hydra import apply_overrides, to_hydra_overrides
+
+    file = changed(("seed",), 0, tmp_path)
+    overrides = [f'download.{key}="{value}"' for key in ("folder", "url", "celeba_zip")]
+    assert to_hydra_overrides(overrides)
+    apply_overrides(file, overrides)
+    download = yaml.safe_load(file.read_text(encoding="utf-8"))["download"]
+    assert (download["folder"], download["url"], download["celeba_zip"]) == (value, value, value)
+
+
 @pytest.mark.parametrize("path", [("gama",), ("download", "sorce"), ("profiles", "paper64", "train", "batchsize")])
 def test_an_unknown_key_is_named(path: tuple[str, ...], tmp_path: Path) -> None:
     assert f"{'.'.join(path)}: unknown key" in message(changed(path, 1, tmp_path))

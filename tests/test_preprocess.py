@@ -134,6 +134,29 @@ def test_rejects_are_listed_with_their_reason_and_leave_no_gap(tmp_path: Path) -
     assert np.array_equal(image_file.rows[-1], decode_image(MEMBERS[ROW_ORDER[-1]], 32, "centre"))
 
 
+def test_heic_is_decoded_in_workers_too(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    members = {}
+    for i in range(70):  # more than one task
+        stream = io.BytesIO()
+        pillow_heif.from_pillow(Image.new("RGB", (32, 32), (3 * i, 90, 90))).save(stream, quality=95)
+        members[f"{i}.heic"] = stream.getvalue()
+    output = run(tmp_path, archive_of(tmp_path / "images.zip", members), workers=2)
+    assert rejects(output) == [["name", "reason"]]
+    image_file = open_images(output)
+    for name, row in zip(image_file.names, image_file.rows, strict=True):
+        assert abs(row[..., 0].astype(int) - 3 * int(name.split(".")[0])).max() <= 4
+
+
+def test_what_an_archive_holds_beside_its_images_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = archive_of(tmp_path / "images.zip", MEMBERS | {"a.cr2": b"x", "b.cr2": b"x", "notes.txt": b"x"})
+    run(tmp_path, archive)
+    assert "images.zip: left out: 2 CR2, 1 of other kinds\n" in capsys.readouterr().out
+    archive = archive_of(tmp_path / "few.zip", {"a.png": MEMBERS["faces/000.png"], "a.cr2": b"x", "b.cr2": b"x"})
+    with pytest.raises(ValueError, match=r"few\.zip: takes 1 images and leaves out more: 2 CR2$"):
+        run(tmp_path, archive)
+
+
 def test_a_member_whose_checksum_is_wrong_is_a_reject(tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "images.zip", MEMBERS)
     data = bytearray(archive.read_bytes())

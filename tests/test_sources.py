@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from began import sources
+from began import archives, sources
 from began.archives import ImageArchive
 from began.card import Card, read_card, write_card
 from began.files import sha256
@@ -32,6 +34,12 @@ def finish(work: Generator[Progress, None, T]) -> T:
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+
+def encode_small(kind: str) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, kind)
+    return stream.getvalue()
 
 
 def settings(**changes: Any) -> DownloadParams:
@@ -206,7 +214,7 @@ def test_orl_says_which_package_is_missing(tmp_path: Path, monkeypatch: pytest.M
 def make_folder(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(name.encode())
+        (folder / name).write_bytes(os.fsencode(name))
     return folder
 
 
@@ -245,6 +253,14 @@ def test_a_relative_folder_starts_at_the_current_one(tmp_path: Path, monkeypatch
     assert fetch(tmp_path, source="folder", folder="mine")[1].count == 1
 
 
+def test_a_folder_may_start_at_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path / "mine", "a.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert fetch(tmp_path, source="folder", folder="~/mine")[1].count == 1
+    with pytest.raises(ValueError, match=r"download\.folder: ~no-such-user: no such folder"):
+        fetch(tmp_path, source="folder", folder="~no-such-user")
+
+
 def test_links_out_of_the_folder_are_left_out(tmp_path: Path) -> None:
     outside = make_folder(tmp_path / "outside", "secret.png")
     folder = make_folder(tmp_path / "mine", "a.png")
@@ -254,7 +270,7 @@ def test_links_out_of_the_folder_are_left_out(tmp_path: Path) -> None:
     archive, _ = fetch(tmp_path, source="folder", folder=str(folder))
     assert image_members(archive) == ["a.png", "inside.png"]
     (folder / "a.png").unlink()
-    with pytest.raises(ValueError, match=r"holds no image .*; 2 links not followed"):
+    with pytest.raises(ValueError, match=r"holds no image .*; left out: 2 linked from elsewhere .*, 1 linked to noth"):
         fetch(tmp_path, source="folder", folder=str(folder))
 
 
@@ -285,14 +301,153 @@ def test_what_is_no_folder_is_named(tmp_path: Path, name: str, problem: str) -> 
         fetch(tmp_path, source="folder", folder=str(tmp_path / name))
 
 
-def test_names_that_no_archive_can_hold_are_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    (folder / "a\\b.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match="has a backslash in its name"):
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        (b"a\\b.png", "has a backslash in its name"),
+        (b"a\\b/c.png", "has a backslash in its name"),
+        (b"a\xff.png", "its name is not UTF-8"),
+        (b"caf\xe9/a.png", "its name is not UTF-8"),
+        (b"d/caf\xe9/a.png", "its name is not UTF-8"),
+        (b"c:/a.png", "where c: is a drive"),
+        (b"a:1.png", "where a: is a drive"),
+    ],
+    ids=repr,
+)
+def test_names_that_no_archive_can_hold_are_refused(tmp_path: Path, name: bytes, problem: str) -> None:
+    folder = make_folder(tmp_path / "mine", "a.png", os.fsdecode(name))
+    with pytest.raises(ValueError, match=rf"^download\.folder: .*: .*{problem}; rename it$"):
         fetch(tmp_path, source="folder", folder=str(folder))
-    (folder / "a\\b.png").rename(os.fsdecode(os.fsencode(folder / "a") + b"\xff.png"))
-    with pytest.raises(ValueError, match="its name is not UTF-8"):
+
+
+def test_any_other_name_is_a_name(tmp_path: Path) -> None:
+    names = ["%20/a%2F.png", "A & B, (1)/x=y#~$'\".png", "d/a:1.png", "new\nline.png", "Übung/été.png", "-a.png"]
+    archive, _ = fetch(tmp_path, source="folder", folder=str(make_folder(tmp_path / "mine", *names)))
+    assert image_members(archive) == sorted(names)
+
+
+# What is left out
+
+
+def left_out(tmp_path: Path, *names: str, num_images: int = 20, content: bytes = b"text") -> dict[str, int]:
+    """What is left out of a folder with `num_images` images and these files, from its card, read back."""
+    folder = make_folder(tmp_path / "mine", *names, *(f"image{i}.png" for i in range(num_images)))
+    for name in names:
+        (folder / name).write_bytes(content)
+    _, card = fetch(tmp_path, source="folder", folder=str(folder))
+    write_card(card, tmp_path / "card.json")
+    assert read_card(tmp_path / "card.json") == card
+    assert card.count == num_images
+    return card.left_out or {}
+
+
+PICTURES = {kind: encode_small(kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("name", ["no_suffix", "a.jpg?size=200", "a.jpg_large", "a.dat"])
+def test_a_picture_without_a_pictures_suffix_is_told(tmp_path: Path, kind: str, name: str) -> None:
+    assert left_out(tmp_path, name, content=PICTURES[kind]) == {"without a picture's suffix": 1}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.zip.001",
+        "a.ZIP.002",
+        "a.z01",
+        "a.part1.rar",
+        "a.part02.rar",
+        "a.r00",
+        "a.7z.001",
+        "a.tar.gz.aa",
+        "a.tar.001",
+        "a.zip.part-aa",
+        "a.tgz-ab",
+        "a.zipaa",
+    ],
+)
+def test_a_piece_of_an_archive_is_told_and_as_an_address_refused(tmp_path: Path, name: str) -> None:
+    assert left_out(tmp_path, name) == {"packed in a split archive": 1}
+    with pytest.raises(ValueError, match=r"^download\.url: .*: is one piece of a split archive, expected a whole zip"):
+        fetch(tmp_path, source="url", url=(tmp_path / "mine" / name).as_uri())
+
+
+def test_the_reasons_are_counted_and_name_no_file(tmp_path: Path) -> None:
+    names = ["a.CR2", "b.cr2", "c.dng", "d.zip", ".hidden.jpg", "my.secret", "README.md", "._a.jpg", ".DS_Store"]
+    expected = {"CR2": 2, "DNG": 1, "packed in an archive": 1, "hidden": 1, "of other kinds": 2}
+    assert left_out(tmp_path, *names) == expected
+
+
+def test_what_is_no_picture_may_be_more_than_the_images(tmp_path: Path) -> None:
+    captions = [f"image{i}.txt" for i in range(50)]
+    assert left_out(tmp_path, *captions, num_images=2) == {"of other kinds": 50}
+
+
+def as_folder(folder: Path) -> dict[str, str]:
+    return {"source": "folder", "folder": str(folder)}
+
+
+def as_zip(folder: Path) -> dict[str, str]:
+    shutil.make_archive(str(folder), "zip", folder)
+    return {"source": "url", "url": folder.with_suffix(".zip").as_uri()}
+
+
+def as_tar(folder: Path) -> dict[str, str]:
+    shutil.make_archive(str(folder), "tar", folder)
+    return {"source": "url", "url": folder.with_suffix(".tar").as_uri()}
+
+
+@pytest.mark.parametrize("packed", [as_folder, as_zip, as_tar])
+def test_more_left_out_than_taken_is_an_error(tmp_path: Path, packed: Callable[[Path], dict[str, str]]) -> None:
+    folder = make_folder(tmp_path / "mine", "a.png", "b.png", "c.cr2", "d", "README.md")
+    (folder / "d").write_bytes(PICTURES["JPEG"])
+    _, card = fetch(tmp_path, **packed(folder))
+    assert card.count == 2
+    assert card.left_out == {"CR2": 1, "without a picture's suffix": 1, "of other kinds": 1}
+    make_folder(folder, "e.cr2")
+    with pytest.raises(ValueError, match=r"^download\..*mine.*: takes 2 images and leaves out more: 2 CR2, 1 .*rename"):
+        fetch(tmp_path, **packed(folder))
+
+
+def test_heic_is_left_out_where_nothing_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "IMAGE_SUFFIXES", archives.IMAGE_SUFFIXES - {".heic", ".heif", ".hif"})
+    assert left_out(tmp_path, "a.heic", "b.HEIF", "c.hif", num_images=3) == {"HEIC": 3}
+    folder = make_folder(tmp_path / "mine", "d.heic")
+    with pytest.raises(ValueError, match=r"takes 3 images .* more: 4 HEIC \(pip install -e '\.\[heif\]' reads them\)$"):
+        fetch(tmp_path, source="folder", folder=str(folder))
+
+
+def test_heic_is_an_image_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    assert left_out(tmp_path, num_images=1) == {}
+    folder = make_folder(tmp_path / "mine", "a.heic", "b.HEIF", "c.hif")
+    assert fetch(tmp_path, source="folder", folder=str(folder))[1].count == 4
+
+
+def test_a_linked_folder_counts_as_the_pictures_in_it(tmp_path: Path) -> None:
+    outside = make_folder(tmp_path / "outside", *(f"d/{i}.png" for i in range(5)), "notes.txt")
+    folder = make_folder(tmp_path / "mine", "a.png", "b/c.png")
+    (folder / "again").symlink_to(folder / "b")
+    assert fetch(tmp_path, source="folder", folder=str(folder))[1].left_out is None
+    (folder / "all").symlink_to(outside)
+    with pytest.raises(ValueError, match=r"takes 2 images and leaves out more: 5 linked from elsewhere \(cp -rL"):
+        fetch(tmp_path, source="folder", folder=str(folder))
+
+
+@pytest.mark.parametrize("cache", ["cache/files/md5", "cache"])
+def test_a_folder_that_dvc_keeps_by_links_is_read_whole(tmp_path: Path, cache: str) -> None:
+    """As `dvc add` leaves it with cache.type symlink; the cache may be shared, and lie anywhere."""
+    folder = make_folder(tmp_path / "mine", "new.png")
+    for i in range(4):
+        name = hashlib.md5(bytes([i])).hexdigest()
+        kept = make_folder(tmp_path / cache, f"{name[:2]}/{name[2:]}") / name[:2] / name[2:]
+        (folder / f"{i}.png").symlink_to(kept)
+    archive, card = fetch(tmp_path, source="folder", folder=str(folder))
+    assert image_members(archive) == ["0.png", "1.png", "2.png", "3.png", "new.png"]
+    assert card.left_out is None
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"takes 1 images and leaves out more: 4 linked to nothing \(dvc pull"):
         fetch(tmp_path, source="folder", folder=str(folder))
 
 

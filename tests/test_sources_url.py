@@ -613,3 +613,36 @@ def test_a_mirror_whose_part_is_short_keeps_the_part_of_another(server: Server, 
     server.files["/good"] = Served(data)
     place.fetch_celeba(data, *(f"{server.address}/{name}" for name in ("dies", "page", "good")))
     assert server.files["/good"].asked == ["bytes=50000-"]
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+        (b"Rar!\x1a\x07\1\0", "a rar archive"),
+        (b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+        (b"PK\x07\x08PK\x03\x04", "the first piece of a split zip"),
+    ],
+)
+def test_an_archive_of_another_kind_is_named(place: Place, tmp_path: Path, start: bytes, kind: str) -> None:
+    (tmp_path / "a.zip").write_bytes(start + bytes(1000))
+    with pytest.raises(ValueError, match=rf"a\.zip: is {kind}, expected a zip or a tar"):
+        place.fetch_url((tmp_path / "a.zip").as_uri())
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.zip", "a%20b.zip", "a%2Fb.zip", "a#b.zip", "a?b.zip", "Ü, (1)&x=y.zip", "100%.zip"]
+)
+def test_any_name_in_a_file_address_is_one_encoded_or_as_written(place: Place, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(zip_bytes())
+    assert place.fetch_url((tmp_path / name).as_uri()).count == 3
+    assert place.fetch_url(f"file://{tmp_path}/{name}").count == 3
+    assert place.fetch_url(f"file://localhost{tmp_path}/{name}").count == 3
+
+
+def test_another_zip_of_celeba_has_its_way_named(place: Place, tmp_path: Path) -> None:
+    data = zip_bytes()
+    for other in (data[:-1], bytes(reversed(data))):
+        (tmp_path / "mine.zip").write_bytes(other)
+        with pytest.raises(ValueError, match=r"download\.source: url with .*preprocess\.crop: face$"):
+            place.fetch_celeba(data, celeba_zip=str(tmp_path / "mine.zip"))

@@ -22,6 +22,10 @@ MIRRORS = (
     "https://s3-us-west-1.amazonaws.com/udacity-dlnfd/datasets/celeba.zip",
     "https://drive.usercontent.google.com/download?id=0B7EVK8r0v71pZjFTYXZWM3FlRnM&export=download&confirm=t",
 )
+_OTHER_ZIP = (  # the crop is all that this source decides
+    "another zip of CelebA is taken by download.source: url with download.url: file:///PATH, and "
+    "profiles.PROFILE.preprocess.crop: face"
+)
 TERMS = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
@@ -95,8 +99,11 @@ def _copy_checked(source: Path, archive: Path, num_bytes: int, sha256: str) -> G
     if source.stat().st_size != num_bytes:
         raise ValueError(
             f"download.celeba_zip: {source}: has {source.stat().st_size:,} bytes, expected {num_bytes:,} of {FILE_NAME}"
+            f"; {_OTHER_ZIP}"
         )
     with archive.open("wb") as copy:
         digest = yield from hashed(source, "copying", copy)
     if digest != sha256:
-        raise ValueError(f"download.celeba_zip: {source}: its SHA-256 is {digest}, expected {sha256} of {FILE_NAME}")
+        raise ValueError(
+            f"download.celeba_zip: {source}: its SHA-256 is {digest}, expected {sha256} of {FILE_NAME}; {_OTHER_ZIP}"
+        )

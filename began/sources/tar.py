@@ -9,18 +9,21 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from began.archives import MAX_MEMBER_BYTES, check_name, check_total, is_image_name, write_member
+from began.archives import HEAD_BYTES, MAX_MEMBER_BYTES, LeftOut, check_name, check_total, is_image_name, write_member
 from began.progress import Progress
 
 _CHUNK_BYTES = 2**20
 _COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
-def zip_from_tar(source: Path, archive: Path) -> Generator[Progress, None, int]:
-    """Writes the images in `source` (a tar; plain, gzip, bzip2 or xz) as the zip `archive`; returns their number.
+def zip_from_tar(source: Path, archive: Path) -> Generator[Progress, None, tuple[int, LeftOut]]:
+    """Writes the images in `source` (a tar; plain, gzip, bzip2 or xz) as the zip `archive`.
+
+    Returns their number, and what was left out.
 
     Raises ValueError naming `source` when it is no tar, is damaged, or has a member that escapes, is no regular file
     or is beyond the bounds of began.archives.
@@ -32,9 +35,9 @@ def zip_from_tar(source: Path, archive: Path) -> Generator[Progress, None, int]:
                 tarfile.open(fileobj=cast(IO[bytes], guarded), mode="r:") as tar,
                 zipfile.ZipFile(archive, "w") as file,
             ):
-                num_images = yield from _copy(tar, file, raw, source)
+                copied = yield from _copy(tar, file, raw, source)
             guarded.finish()
-            return num_images
+            return copied
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, RecursionError) as error:
         raise ValueError(f"{source}: is not a tar archive, or a damaged one ({' '.join(str(error).split())})") from None
     except OSError as error:
@@ -44,9 +47,12 @@ def zip_from_tar(source: Path, archive: Path) -> Generator[Progress, None, int]:
         raise ValueError(f"{source}: is not a tar archive, or a damaged one ({error})") from None
 
 
-def _copy(tar: tarfile.TarFile, file: zipfile.ZipFile, raw: IO[bytes], source: Path) -> Generator[Progress, None, int]:
+def _copy(
+    tar: tarfile.TarFile, file: zipfile.ZipFile, raw: IO[bytes], source: Path
+) -> Generator[Progress, None, tuple[int, LeftOut]]:
     source_bytes = source.stat().st_size
     num_members, num_images, total_bytes = 0, 0, 0
+    left_out = LeftOut()
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all it has seen
         num_members += 1
@@ -57,7 +63,10 @@ def _copy(tar: tarfile.TarFile, file: zipfile.ZipFile, raw: IO[bytes], source: P
             raise ValueError(f"{source}: member {member.name!r} is a link or no regular file; refused")
         # Bytes that are not UTF-8 come as surrogates, which no zip can hold.
         name = str(PurePosixPath(member.name)).encode(errors="surrogateescape").decode(errors="replace")
-        if member.isdir() or not is_image_name(name):
+        if member.isdir():
+            continue
+        if not is_image_name(name):
+            left_out.add(name, partial(_head, tar, member))
             continue
         if member.size > MAX_MEMBER_BYTES:
             raise ValueError(
@@ -73,7 +82,12 @@ def _copy(tar: tarfile.TarFile, file: zipfile.ZipFile, raw: IO[bytes], source: P
         write_member(file, name, data)
         num_images += 1
         yield Progress(raw.tell(), source_bytes, "bytes", "tar to zip")
-    return num_images
+    return num_images, left_out
+
+
+def _head(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content = tar.extractfile(member)
+    return content.read(HEAD_BYTES) if content is not None else b""
 
 
 def _decompressed(raw: IO[bytes]) -> IO[bytes]:
