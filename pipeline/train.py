@@ -128,13 +128,13 @@ def _run(job: Job, start: RunState, stop: Stop) -> None:
             # No state of the last step before the model is in its place: it would say that there is nothing to do.
             if training.num_done < num_steps:
                 if stop.kind is not None:
-                    where = "an earlier step, because a loss is far above its best"
+                    where = "an earlier step: a loss is far above its best" if recorder.is_far else "there"
                     if not recorder.is_far:
                         recorder.save()
-                        where = "there"
                     recorder.wait()
-                    words = f"stopped at step {training.num_done:,}; the same command goes on from {where}"
-                    raise StoppedError(stop.kind, words)
+                    raise StoppedError(
+                        stop.kind, f"stopped at step {training.num_done:,}; the same command goes on from {where}"
+                    )
                 recorder.save_if_due()
         recorder.wait()
         digest = write_model(
