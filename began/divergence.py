@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,10 +13,32 @@ COLLAPSE_GRACE_STEPS = 1000  # at first G(z) is nearly the same grey for every z
 # At step 1,024 of the quick profile: 0.04 for γ 0.4, which ends in nearly one face, and 0.29 for plain images
 # (`download.clutter` 0), which draw little but blurs; 0.54 for γ 0.7 and 0.72 for γ 0.9, which draw different faces.
 COLLAPSED_SHARE = 1 / 3
+FAR_ABOVE_BEST = 3.0
+FEWEST_FAR_STEPS = 32  # single steps of small batches are noisy
 
 
 class DivergedError(ValueError):
-    """A loss or a weight is no longer finite."""
+    """A loss or a weight is no longer finite, or a loss is far above its best for long."""
+
+
+def steps_far(steps: Sequence[float], losses: Sequence[float]) -> int:
+    """For how many steps the loss has been above FAR_ABOVE_BEST times its best record without a break, up to now.
+
+    steps, losses: one of each a record, in the order of the steps; the losses are L(x) or M_global, which start high
+    and fall. In the run whose weights ship, neither was ever above 1.6 times its best record before. A loss that
+    explodes rises by far more than FAR_ABOVE_BEST.
+    """
+    best, last_near = float("inf"), 0.0
+    for step, loss in zip(steps, losses, strict=True):
+        best = min(best, loss)
+        if loss <= FAR_ABOVE_BEST * best:
+            last_near = step
+    return int(steps[-1] - last_near) if steps else 0
+
+
+def is_too_long(num_far: int, num_steps: int) -> bool:
+    """Whether a loss that was far above its best for num_far steps, of a run of num_steps, has diverged."""
+    return num_far >= max(num_steps / 8, FEWEST_FAR_STEPS)
 
 
 def warn_of_k_t(step: int, steps_at_bound: int) -> str | None:

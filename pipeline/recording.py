@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from began.divergence import DivergedError, warn_of_collapse, warn_of_k_t
+from began.divergence import FAR_ABOVE_BEST, DivergedError, is_too_long, steps_far, warn_of_collapse, warn_of_k_t
 from began.hdf5 import ImageFile
 from began.images import grid, write_png
 from began.sampling import draw_z, generate, reconstruct
@@ -44,6 +44,7 @@ class Recorder:
         self._distances = _Distances(folder, training, job.file, start.distances)
         self._pictures = _Pictures(folder, training, job.file)
         self._log_pictures(self._pictures.restore(start.pictures) or self._pictures.draw())
+        self.is_far = False  # a loss is far above its best
         self.warnings: dict[str, str] = {}
         for name, words in start.warnings.items():
             self._warn(name, words)
@@ -66,6 +67,7 @@ class Recorder:
         if record is not None:
             self._run.log(record.step, self._curve.append([getattr(record, name) for name in CURVE]))
             self._warn_once("k_t", warn_of_k_t(record.step, record.steps_at_bound))
+            self._watch_for_explosion(record)
         if self._distances.are_due:
             self._run.log(self._training.num_done, self._distances.measure())
         if self._pictures.are_due:
@@ -98,13 +100,34 @@ class Recorder:
         self._writing = self._writer.submit(self.snapshot().save, self._job)
 
     def save_if_due(self) -> None:
-        if time.monotonic() >= self._next:
+        """Not while a loss is far above its best: a run that is rewound goes back to before the explosion."""
+        if time.monotonic() >= self._next and not self.is_far:
             self.save()
 
     def wait(self) -> None:
         """Until the last state is on disk."""
         if self._writing is not None:
             self._writing.result()
+
+    def _watch_for_explosion(self, record: Record) -> None:
+        rows, num_steps = self._curve.rows, self._training.params.train.num_steps
+        self.is_far = False
+        for name in ("L_real", "M_global"):
+            num_far = steps_far([row[0] for row in rows], [row[CURVE.index(name)] for row in rows])
+            if num_far == 0:
+                continue
+            self.is_far = True
+            best = min(row[CURVE.index(name)] for row in rows)
+            what = f"{name} is {getattr(record, name):.3g} after step {record.step}"
+            why = f"more than {FAR_ABOVE_BEST:g} times its best, {best:.3g}, for {num_far:,} steps"
+            if is_too_long(num_far, num_steps):
+                rate = self._training.params.train.learning_rate
+                raise DivergedError(
+                    f"{what}: {why}: training diverged; train.learning_rate: {rate}, expected a lower one "
+                    "(or train.on_divergence: rewind)"
+                )
+            if record.step == num_steps:
+                self._warn_once("explosion", f"{what}: {why}: training may have diverged")
 
     def _log_pictures(self, paths: list[Path]) -> None:
         for path in paths:

@@ -131,10 +131,13 @@ def _run(job: Job, start: RunState, stop: Stop) -> None:
             # No state of the last step before the model is in its place: it would say that there is nothing to do.
             if training.num_done < num_steps:
                 if stop.kind is not None:
-                    recorder.save()
+                    where = "an earlier step: a loss is far above its best" if recorder.is_far else "there"
+                    if not recorder.is_far:
+                        recorder.save()
                     recorder.wait()
-                    words = f"stopped at step {training.num_done:,}; the same command goes on from there"
-                    raise StoppedError(stop.kind, words)
+                    raise StoppedError(
+                        stop.kind, f"stopped at step {training.num_done:,}; the same command goes on from {where}"
+                    )
                 recorder.save_if_due()
         recorder.wait()
         digest = write_model(
@@ -155,7 +158,8 @@ def _run(job: Job, start: RunState, stop: Stop) -> None:
         run.log_file(folder / "model.json")
         end = recorder.snapshot()
     try:
-        end.save(job)
+        if not recorder.is_far:
+            end.save(job)
     except OSError as error:  # the model itself is whole
         print(f"warning: {error}; more steps would start from an earlier state", file=sys.stderr)
     print(f"{job.model}: {num_steps} steps, M_global {last.M_global:.4f}, k_t {last.k_t:.3f}")

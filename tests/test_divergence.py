@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from began.divergence import COLLAPSE_GRACE_STEPS, COLLAPSED_SHARE, STEPS_AT_BOUND, warn_of_collapse, warn_of_k_t
+from began.divergence import (
+    COLLAPSE_GRACE_STEPS,
+    COLLAPSED_SHARE,
+    STEPS_AT_BOUND,
+    is_too_long,
+    steps_far,
+    warn_of_collapse,
+    warn_of_k_t,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
 
@@ -31,3 +39,14 @@ def test_images_that_are_all_the_same_say_nothing_about_the_generator():
 def test_k_t_is_told_after_a_thousand_steps_at_its_bound():
     assert warn_of_k_t(5000, STEPS_AT_BOUND - 1) is None
     assert "k_t had been 0 or 1 for 1,000 steps on end" in warn_of_k_t(5000, STEPS_AT_BOUND)
+
+
+def test_only_a_loss_that_stays_far_above_its_best_has_diverged():
+    falling = [1 / (1 + step) + 0.2 for step in range(100)]
+    steps = list(range(1, 201))
+    assert steps_far(steps, falling + [3 * min(falling)] * 100) == 0
+    assert steps_far(steps, falling + [2.0] * 100) == 100
+    assert steps_far(steps, falling + [2.0] * 99 + [0.3]) == 0
+    assert is_too_long(100, 800)
+    assert not is_too_long(99, 800)
+    assert not is_too_long(31, 40)
