@@ -14,26 +14,33 @@ COLLAPSE_GRACE_STEPS = 1000  # at first G(z) is nearly the same grey for every z
 # (`download.clutter` 0), which draw little but blurs; 0.54 for γ 0.7 and 0.72 for γ 0.9, which draw different faces.
 COLLAPSED_SHARE = 1 / 3
 FAR_ABOVE_BEST = 3.0
+EXPLODED = 10.0  # times its best: told at once, even where the loss comes back
 FEWEST_FAR_STEPS = 32  # single steps of small batches are noisy
 
 
 class DivergedError(ValueError):
-    """A loss or a weight is no longer finite, or a loss is far above its best for long."""
+    """A loss or a weight is no longer finite, or a loss is far above its best for long.
+
+    last_good: the last step before that, where it is known; states of later steps are of no use.
+    """
+
+    def __init__(self, words: str, last_good: int | None = None) -> None:
+        super().__init__(words)
+        self.last_good = last_good
 
 
-def steps_far(steps: Sequence[float], losses: Sequence[float]) -> int:
-    """For how many steps the loss has been above FAR_ABOVE_BEST times its best record without a break, up to now.
+def last_near(steps: Sequence[float], losses: Sequence[float]) -> int:
+    """The last step at which the loss was at most FAR_ABOVE_BEST times its best record up to then; 0 before the first.
 
     steps, losses: one of each a record, in the order of the steps; the losses are L(x) or M_global, which start high
-    and fall. In the run whose weights ship, neither was ever above 1.6 times its best record before. A loss that
-    explodes rises by far more than FAR_ABOVE_BEST.
+    and fall. In the runs whose weights ship, neither was ever above 1.6 times its best record before.
     """
-    best, last_near = float("inf"), 0.0
+    best, near = float("inf"), 0.0
     for step, loss in zip(steps, losses, strict=True):
         best = min(best, loss)
         if loss <= FAR_ABOVE_BEST * best:
-            last_near = step
-    return int(steps[-1] - last_near) if steps else 0
+            near = step
+    return int(near)
 
 
 def is_too_long(num_far: int, num_steps: int) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from began.divergence import FAR_ABOVE_BEST, DivergedError, is_too_long, steps_far, warn_of_collapse, warn_of_k_t
+from began.divergence import EXPLODED, DivergedError, is_too_long, last_near, warn_of_collapse, warn_of_k_t
 from began.hdf5 import ImageFile
 from began.images import grid, write_png
 from began.sampling import draw_z, generate, reconstruct
@@ -110,24 +110,22 @@ class Recorder:
             self._writing.result()
 
     def _watch_for_explosion(self, record: Record) -> None:
-        rows, num_steps = self._curve.rows, self._training.params.train.num_steps
+        """Warns where L(x) or M_global is far above its best; raises DivergedError where it has been so for long."""
+        train = self._training.params.train
+        steps = [row[0] for row in self._curve.rows]
         self.is_far = False
         for name in ("L_real", "M_global"):
-            num_far = steps_far([row[0] for row in rows], [row[CURVE.index(name)] for row in rows])
-            if num_far == 0:
+            losses = [row[CURVE.index(name)] for row in self._curve.rows]
+            near = last_near(steps, losses)
+            if near == record.step:
                 continue
             self.is_far = True
-            best = min(row[CURVE.index(name)] for row in rows)
-            what = f"{name} is {getattr(record, name):.3g} after step {record.step}"
-            why = f"more than {FAR_ABOVE_BEST:g} times its best, {best:.3g}, for {num_far:,} steps"
-            if is_too_long(num_far, num_steps):
-                rate = self._training.params.train.learning_rate
-                raise DivergedError(
-                    f"{what}: {why}: training diverged; train.learning_rate: {rate}, expected a lower one "
-                    "(or train.on_divergence: rewind)"
-                )
-            if record.step == num_steps:
-                self._warn_once("explosion", f"{what}: {why}: training may have diverged")
+            rate = f"train.learning_rate: {train.learning_rate}, expected a lower one"
+            what = f"{name} is {losses[-1]:.3g} after step {record.step:,}, its best was {min(losses):.3g}"
+            if is_too_long(record.step - near, train.num_steps):
+                raise DivergedError(f"{what}: training diverged after step {near:,}; {rate}", near)
+            if losses[-1] > EXPLODED * min(losses) or record.step == train.num_steps:
+                self._warn_once("explosion", f"{what}: training exploded, and has diverged if that lasts; {rate}")
 
     def _log_pictures(self, paths: list[Path]) -> None:
         for path in paths:

@@ -223,6 +223,10 @@ def _rewind(job: Job, error: DivergedError) -> RunState:
     """The last good state with half the learning rate, as a new attempt; `error` again after MOST_REWINDS of them."""
     from pipeline.run_state import RunState
 
+    if error.last_good is not None:
+        for late in job.states.all():
+            if late.step > error.last_good:
+                late.path.unlink()
     state = RunState.newest(job.states.all())
     if state is None:
         raise error

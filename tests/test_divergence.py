@@ -7,7 +7,7 @@ from began.divergence import (
     COLLAPSED_SHARE,
     STEPS_AT_BOUND,
     is_too_long,
-    steps_far,
+    last_near,
     warn_of_collapse,
     warn_of_k_t,
 )
@@ -41,12 +41,14 @@ def test_k_t_is_told_after_a_thousand_steps_at_its_bound():
     assert "k_t had been 0 or 1 for 1,000 steps on end" in warn_of_k_t(5000, STEPS_AT_BOUND)
 
 
-def test_only_a_loss_that_stays_far_above_its_best_has_diverged():
+def test_a_loss_is_near_its_best_up_to_three_times_that():
     falling = [1 / (1 + step) + 0.2 for step in range(100)]
     steps = list(range(1, 201))
-    assert steps_far(steps, falling + [3 * min(falling)] * 100) == 0
-    assert steps_far(steps, falling + [2.0] * 100) == 100
-    assert steps_far(steps, falling + [2.0] * 99 + [0.3]) == 0
-    assert is_too_long(100, 800)
-    assert not is_too_long(99, 800)
-    assert not is_too_long(31, 40)
+    assert last_near(steps, falling + [3 * min(falling)] * 100) == 200
+    assert last_near(steps, falling + [2.0] * 100) == 100
+    assert last_near(steps, falling + [2.0] * 99 + [0.3]) == 200
+
+
+def test_a_loss_that_is_far_for_an_eighth_of_the_run_has_diverged():
+    assert is_too_long(100, 800) and not is_too_long(99, 800)
+    assert is_too_long(32, 40) and not is_too_long(31, 40)

@@ -511,6 +511,44 @@ def test_rewinding_has_an_end(workspace, capsys, tmp_path):
     assert capsys.readouterr().err.splitlines()[-1].endswith("; 3 rewinds did not help")
 
 
+def explode(training) -> None:
+    """Finite, and with a low rate too far away to come back from."""
+    with torch.no_grad():
+        training.players.D.decoder.last.weight.mul_(100)
+
+
+def test_a_loss_that_explodes_but_stays_finite_ends_the_run(workspace, capsys, tmp_path):
+    params = settings_file(tmp_path, beta_2=0.93, num_steps=80, learning_rate=1e-5)
+    with at_step(20, explode), pytest.raises(SystemExit) as end:
+        main(["train", "data/images.h5", str(tmp_path / "model"), "--checkpoint-seconds", "0", *params])
+    assert end.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(
+        r"began: L_real is \S+ after step 52, its best was \S+: training diverged after step 20; "
+        r"train.learning_rate: 1e-05, expected a lower one",
+        line,
+    )
+    assert not (tmp_path / "model").exists()
+    assert max(state.step for state in States(newest_folder()).all()) <= 20  # none of the explosion
+
+
+def test_an_explosion_is_rewound_to_before_it(workspace, capsys, tmp_path):
+    params = settings_file(tmp_path, beta_2=0.94, num_steps=80, learning_rate=1e-5, on_divergence="rewind")
+    with at_step(20, lambda training: explode(training) if training.num_rewinds < 1 else None):
+        run("train", "data/images.h5", str(tmp_path / "model"), *params)
+    [words] = json.loads((tmp_path / "model/model.json").read_text())["warnings"]
+    assert re.match(r"L_real is \S+ after step 52, .* went back to step \d+ with 1/2 of the learning rate", words)
+    assert max(float(row["L_real"]) for row in curve(tmp_path / "model")) < 3
+
+
+def test_an_explosion_near_the_end_is_told(workspace, capsys, tmp_path):
+    params = settings_file(tmp_path, beta_2=0.95)
+    with at_step(30, explode):
+        run("train", "data/images.h5", str(tmp_path / "model"), *params)
+    [words] = json.loads((tmp_path / "model/model.json").read_text())["warnings"]
+    assert re.match(r"L_real is \S+ after step 31, its best was \S+: training exploded", words)
+
+
 def test_a_collapsed_generator_and_a_stuck_k_t_are_told_once_and_kept(workspace, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(began.divergence, "COLLAPSE_GRACE_STEPS", 20)
     monkeypatch.setattr(began.divergence, "COLLAPSED_SHARE", 9.0)
