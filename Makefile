@@ -10,6 +10,9 @@ PYTHON = $(shell for python in python3 python3.14 python3.13 python3.12 python3.
 # DVC's stages run whatever `python` comes first.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
+# What DVC remembers of files, by default outside the checkout.
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
+
 .PHONY: repro sweep test faults lint bench soak experiments ui
 
 # A downloaded zip has no .git, which DVC then has to be told.

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.workspace import main_root
+
+# Matplotlib keeps a list of fonts, by default in the home folder. It reads this as it is loaded.
+os.environ.setdefault("MPLCONFIGDIR", str(main_root() / ".began" / "matplotlib"))
 
 import numpy as np
 from matplotlib.axes import Axes

@@ -30,6 +30,10 @@ def clone(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A clone in which `dvc repro` has run once."""
     folder = tmp_path_factory.mktemp("pipeline")
     clone = make_clone(repository, folder, gamma=0.9, download={"num_images": NUM_IMAGES}, quick=TINY)
+    home = folder / "home"
+    home.mkdir()
+    clone.environment = {name: value for name, value in clone.environment.items() if not name.startswith("XDG_")}
+    clone.environment["HOME"] = str(home)
     clone.dvc("repro")
     return clone
 
@@ -50,6 +54,11 @@ def test_repro_makes_every_output(clone: Clone) -> None:
 def test_repro_leaves_nothing_for_git_but_the_lock(clone: Clone) -> None:
     changes = {line.split()[-1] for line in clone.git("status", "--porcelain", "--untracked-files=all").splitlines()}
     assert changes == {"dvc.lock"}
+
+
+def test_repro_leaves_nothing_in_the_home_folder(clone: Clone) -> None:
+    """Telemetry would keep an id of the machine there, matplotlib its list of fonts."""
+    assert list(Path(clone.environment["HOME"]).rglob("*")) == []
 
 
 def test_a_second_repro_does_nothing(clone: Clone) -> None:
@@ -188,3 +197,14 @@ def test_scale_and_data_are_changed_by_parameters_alone(clone: Clone) -> None:
     status = clone.dvc("status")
     for stage in ("preprocess", "train", "evaluate"):
         assert f"profiles.paper64.{stage}" in status
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_training_and_evaluation_look_up_no_name_and_reach_no_other_machine(clone: Clone, tmp_path: Path) -> None:
+    watch = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(tmp_path / "trace")]
+    for command in ("train", "evaluate"):
+        model = (str(tmp_path / "model"), *([str(tmp_path / "report")] if command == "evaluate" else []))
+        done = clone.run(*watch, sys.executable, "-m", f"pipeline.{command}", "data/images.h5", *model)
+        assert done.returncode == 0, done.stderr
+        calls = (tmp_path / "trace").read_text(encoding="utf-8").splitlines()
+        assert [call for call in calls if "AF_INET" in call and '"127.0.0.1"' not in call] == []
