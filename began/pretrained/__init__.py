@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-BEST = "portraits32"  # what `began sample` takes where nothing has been trained
+BEST = "portraits64"  # what `began sample` takes where nothing has been trained
 
 _FOLDER = Path(__file__).resolve().parent
 
