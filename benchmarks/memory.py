@@ -6,12 +6,16 @@ Mapped rows are the page cache's and count for RSS but not here: findings of the
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 SECONDS_BETWEEN_SAMPLES = 0.02
+
+if not Path("/proc/self/status").is_file():
+    sys.exit("benchmarks: memory and cold reads are measured the way of Linux, and this system is another")
 
 
 def peak_rss_anon(function: Callable[..., Any], *arguments: Any) -> int:
