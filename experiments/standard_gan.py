@@ -385,7 +385,7 @@ def main() -> bool:
     if all(path.is_file() for path in shown.values()):  # not where another machine trained
         grids = {"training images": np.array(file.train[:NUM_SHOWN])}
         grids |= {what: np.load(path) for what, path in shown.items()}
-        side_by_side(grids, PICTURES / "standard-gan.png", columns=3)
+        side_by_side(grids, PICTURES / "standard-gan.png", columns=2)
     summary = means([row for row in rows if row["run"] == "final"])
     real = {name: judge.baseline.get(name) for name in summary[0]}
     summary.insert(0, {**real, "run": "real", "what": "training images"})

@@ -45,7 +45,7 @@ def train(
     if model.is_dir() and any(model.iterdir()) and not (model / "generator.safetensors").is_file():
         raise ValueError(f"{model}: holds other things than a model, expected a new folder or an older model")
 
-    from began.devices import device_name, resolve_device, resolve_precision
+    from began.devices import resolve_device
     from began.divergence import DivergedError
     from began.hdf5 import open_images, verify_digest
     from began.resume import States, signature_of
@@ -62,9 +62,6 @@ def train(
         )
     follow(verify_digest(file), "check rows", brief=True)
     chosen = resolve_device(device)
-    print(
-        f"Training on {device_name(chosen)} in {resolve_precision(settings.train.precision, chosen)}", file=sys.stderr
-    )
     if settings.train.precision == "bfloat16":
         _warn_of_slow_bfloat16(chosen)
     signature = signature_of(settings, file.digest)
@@ -120,6 +117,7 @@ def _run(job: Job, start: RunState, stop: Stop) -> None:
         ProgressBar("train") as bar,
         Recorder(job, start, training, folder, run) as recorder,
     ):
+        print(f"Training on {device_name(job.device)} in {training.precision}", file=sys.stderr)
         num_images = num_steps * batch_size
         bar.update(Progress(start.step * batch_size, num_images))
         for record in train(training, batches):

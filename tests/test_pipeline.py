@@ -61,6 +61,28 @@ def test_repro_leaves_nothing_in_the_home_folder(clone: Clone) -> None:
     assert list(Path(clone.environment["HOME"]).rglob("*")) == []
 
 
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_training_and_evaluation_look_up_no_name_and_reach_no_other_machine(clone: Clone, tmp_path: Path) -> None:
+    store = f"MLFLOW_TRACKING_URI=sqlite:///{tmp_path / 'mlflow.db'}"
+    watch = [
+        "env",
+        store,
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        "trace=connect,sendto,sendmsg,sendmmsg",
+        "-o",
+        str(tmp_path / "trace"),
+    ]
+    for command in ("train", "evaluate"):
+        model = (str(tmp_path / "model"), *([str(tmp_path / "report")] if command == "evaluate" else []))
+        done = clone.run(*watch, sys.executable, "-m", f"pipeline.{command}", "data/images.h5", *model)
+        assert done.returncode == 0, done.stderr
+        calls = (tmp_path / "trace").read_text(encoding="utf-8").splitlines()
+        assert [call for call in calls if "AF_INET" in call and '"127.0.0.1"' not in call] == []
+
+
 def test_a_second_repro_does_nothing(clone: Clone) -> None:
     runs = len(clone.runs())
     answer = clone.dvc("repro")
@@ -197,14 +219,3 @@ def test_scale_and_data_are_changed_by_parameters_alone(clone: Clone) -> None:
     status = clone.dvc("status")
     for stage in ("preprocess", "train", "evaluate"):
         assert f"profiles.paper64.{stage}" in status
-
-
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_training_and_evaluation_look_up_no_name_and_reach_no_other_machine(clone: Clone, tmp_path: Path) -> None:
-    watch = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(tmp_path / "trace")]
-    for command in ("train", "evaluate"):
-        model = (str(tmp_path / "model"), *([str(tmp_path / "report")] if command == "evaluate" else []))
-        done = clone.run(*watch, sys.executable, "-m", f"pipeline.{command}", "data/images.h5", *model)
-        assert done.returncode == 0, done.stderr
-        calls = (tmp_path / "trace").read_text(encoding="utf-8").splitlines()
-        assert [call for call in calls if "AF_INET" in call and '"127.0.0.1"' not in call] == []

@@ -1263,12 +1263,12 @@ ARGUMENTS: dict[str, Case] = {
     "sample: BEGAN_DEVICE": (
         SAMPLE[:5],
         both(good_model, environment("BEGAN_DEVICE", "gpu")),
-        ("device: 'gpu', expected auto, cpu, cuda or cuda:N",),
+        ("device: 'gpu', expected auto, cpu, cuda, cuda:N or mps",),
     ),
     "train: BEGAN_DEVICE": (
         TRAIN[:3],
         both(good_images, environment("BEGAN_DEVICE", "cuda:x")),
-        ("device: 'cuda:x', expected auto, cpu, cuda or cuda:N",),
+        ("device: 'cuda:x', expected auto, cpu, cuda, cuda:N or mps",),
     ),
     "evaluate: into a file": ((*EVALUATE[:3], "params.yaml/r"), good_model, ("params.yaml",)),
     "evaluate: over a file": ((*EVALUATE[:3], "params.yaml"), good_model, ("params.yaml", "expected a folder")),
