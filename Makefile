@@ -17,8 +17,9 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 
 # A downloaded zip has no .git, which DVC then has to be told.
 repro: $(READY)
-	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "No git repository: dvc repro works, dvc exp run does not"; \
-		dvc config --local core.no_scm true; }
+	@if LC_ALL=C git rev-parse --git-dir 2>&1 | grep -q 'not a git repository'; then \
+		echo "No git repository: dvc repro works, dvc exp run does not"; dvc config --local core.no_scm true; \
+	elif grep -qs no_scm .dvc/config.local; then dvc config --local --unset core.no_scm; fi
 	@dvc repro
 	@echo "Report: data/report/index.html"
 

@@ -10,7 +10,7 @@ _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*:/+"  # pathlib makes http:/HOST of http://HO
 _URL = re.compile(rf"({_SCHEME})(.*)", re.DOTALL)
 _URL_IN_TEXT = re.compile(rf"(?<![A-Za-z0-9+.-]){_SCHEME}[^\s'\"<>]*")
 _RELATIVE = re.compile(r"(with url: [^\s?]*)\?\S*")  # as urllib3 names what it asked for
-_SHORTEST = 4  # characters of a value in a query that may be a key
+_SHORTEST = 4  # characters of what is looked for in other words
 
 
 def shown_url(url: str) -> str:
@@ -59,8 +59,10 @@ def _secrets(url: str) -> Iterator[str]:
     match = _URL.fullmatch(url)
     if match is None:
         return
-    password = _user(match[2]).removesuffix("@").partition(":")[2]
+    user, _, password = _user(match[2]).removesuffix("@").partition(":")
+    password = password or user  # a token
     query = url.partition("?")[2]
-    values = [value for _, value in parse_qsl(query, keep_blank_values=True) if len(value) >= _SHORTEST]
+    values = [value for _, value in parse_qsl(query, keep_blank_values=True)]
     for secret in (password, query, *values):
-        yield from {secret, unquote(secret)} - {""}
+        if len(secret) >= _SHORTEST:  # a letter or two would stand in any sentence
+            yield from {secret, unquote(secret)}

@@ -16,6 +16,7 @@ COLLAPSED_SHARE = 1 / 3
 FAR_ABOVE_BEST = 3.0
 EXPLODED = 10.0  # times its best: told at once, even where the loss comes back
 FEWEST_FAR_STEPS = 32  # single steps of small batches are noisy
+MOST_FAR_STEPS = 5000  # no state is saved meanwhile
 
 
 class DivergedError(ValueError):
@@ -45,7 +46,7 @@ def last_near(steps: Sequence[float], losses: Sequence[float]) -> int:
 
 def is_too_long(num_far: int, num_steps: int) -> bool:
     """Whether a loss that was far above its best for num_far steps, of a run of num_steps, has diverged."""
-    return num_far >= max(num_steps / 8, FEWEST_FAR_STEPS)
+    return num_far >= max(min(num_steps / 8, MOST_FAR_STEPS), FEWEST_FAR_STEPS)
 
 
 def warn_of_k_t(step: int, steps_at_bound: int) -> str | None:

@@ -142,7 +142,9 @@ def _check_pixels(image: Image.Image, data: bytes) -> None:
                 raise ValueError("has signed pixels, expected whole numbers from 0")
             if depths - {8} and not (image.mode == "I;16" and min(depths) > 8):
                 # PIL rounds 12 or 16 bits to 8 without a bound: white becomes black.
-                raise ValueError(f"has {max(depths)} bits in JPEG 2000, expected 8, or 9 to 16 in grey alone")
+                raise ValueError(
+                    f"has {', '.join(map(str, sorted(depths)))} bits in JPEG 2000, expected 8, or 9 to 16 in grey alone"
+                )
 
 
 def _check_tiff(tags: Mapping[int, Any], mode: str) -> None:

@@ -98,7 +98,8 @@ def thread_pool(num: int, cores_each: int = 1) -> ThreadPoolExecutor:
         import torch
 
         if cores:
-            os.sched_setaffinity(0, cores)
+            with suppress(OSError):  # forbidden, or the cores have been taken away since
+                os.sched_setaffinity(0, cores)
         torch.set_num_threads(cores_each)
         torch.get_num_threads()  # makes it final for this thread
 

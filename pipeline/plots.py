@@ -14,7 +14,8 @@ from pathlib import Path
 from pipeline.workspace import main_root
 
 # Matplotlib keeps a list of fonts, by default in the home folder. It reads this as it is loaded.
-os.environ.setdefault("MPLCONFIGDIR", str(main_root() / ".began" / "matplotlib"))
+if os.access(main_root() / ".dvc", os.W_OK):
+    os.environ.setdefault("MPLCONFIGDIR", str(main_root() / ".began" / "matplotlib"))
 
 import numpy as np
 from matplotlib.axes import Axes

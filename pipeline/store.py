@@ -92,7 +92,7 @@ def bring_artifacts_home() -> None:
         if found is None:
             return
         experiment, there = found
-        if there == here or not re.fullmatch(rf"file:///.*/{ARTIFACTS}", there or ""):
+        if there == here or not _was_a_checkout(there or ""):
             return
         connection.execute(
             "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
@@ -100,6 +100,14 @@ def bring_artifacts_home() -> None:
             (here, len(there) + 1, experiment, len(there) + 1, f"{there}/"),
         )
         connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (here, experiment))
+
+
+def _was_a_checkout(location: str) -> bool:
+    """Whether artifacts at this address are, or before a move were, beside a checkout's other files."""
+    if not re.fullmatch(rf"file:///.*/{ARTIFACTS}", location):
+        return False
+    folder = Path(unquote(location.removeprefix("file://"))).parent
+    return not folder.exists() or (folder / ".dvc").exists()
 
 
 def explain(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -221,10 +222,11 @@ def _rewind(job: Job, error: DivergedError) -> RunState:
     """The last good state with half the learning rate, as a new attempt; `error` again after MOST_REWINDS of them."""
     from pipeline.run_state import RunState
 
-    if error.last_good is not None:
-        for late in job.states.all():
-            if late.step > error.last_good:
-                late.path.unlink()
+    last_good = math.inf if error.last_good is None else error.last_good
+    late = [state for state in job.states.all() if state.step > last_good]
+    if len(late) < len(job.states.all()):  # else a late one is better than none
+        for one in late:
+            one.path.unlink()
     state = RunState.newest(job.states.all())
     if state is None:
         raise error

@@ -52,3 +52,4 @@ def test_a_loss_is_near_its_best_up_to_three_times_that():
 def test_a_loss_that_is_far_for_an_eighth_of_the_run_has_diverged():
     assert is_too_long(100, 800) and not is_too_long(99, 800)
     assert is_too_long(32, 40) and not is_too_long(31, 40)
+    assert is_too_long(5000, 400_000) and not is_too_long(4999, 400_000)

@@ -15,7 +15,7 @@ from tests.test_preprocess import archive_of, encoded
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-CORES = sorted(os.sched_getaffinity(0))
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 # What a child of a cluster's job sees: which cores each of the two threads that share a batch may use.
 WHICH_CORES = """

@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections.abc import Generator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from began.archives import (
@@ -25,6 +26,8 @@ from began.card import Card
 from began.files import sha256
 from began.params import DownloadParams
 from began.progress import Progress
+
+MOST_COUNTED = 10_000  # files of a linked folder, which may be a whole disk
 
 
 def fetch(download: DownloadParams, archive: Path, downloads: Path, workers: int) -> Generator[Progress, None, Card]:
@@ -88,7 +91,8 @@ def _image_names(folder: Path) -> tuple[list[str], LeftOut]:
         for name in folders:
             path = Path(parent) / name
             if path.is_symlink() and not path.resolve().is_relative_to(root):
-                left_out.counts[LINKED] += sum(is_image_name(file) for *_, inside in os.walk(path) for file in inside)
+                inside = islice((file for *_, files in os.walk(path) for file in files), MOST_COUNTED)
+                left_out.counts[LINKED] += sum(map(is_image_name, inside))
         for file in files:
             path = Path(parent) / file
             name = path.relative_to(folder).as_posix()
