@@ -52,7 +52,7 @@ _OTHER_PICTURES = frozenset(
 )
 _ARCHIVE_SUFFIXES = frozenset(f".{kind}" for kind in ("7z", "bz2", "gz", "rar", "tar", "tgz", "xz", "zip", "zst"))
 _PIECE = re.compile(
-    r"\.(7z|gz|rar|tar|tgz|zip|zst)(\.(\d{2,3}|a[a-z])|[._-]part[._-]?\w+|a[a-z])$"
+    r"\.(7z|gz|rar|tar|tgz|zip|zst)(\.\d{2,3}|[._-]part[._-]?\w+|[._-]?a[a-z])$"
     r"|\.part\d+(\.(rar|zip|7z))?$|\.[zr]\d\d$",
     re.IGNORECASE,
 )
