@@ -44,8 +44,6 @@ ROWS = (
     Row("no-average", _train(ema_decay=0.0), "the generator as it was trained"),
     Row("lambda-k-0.01", {"lambda_k": 0.01}, "k_t moves slowly, though ten times as fast as the paper’s"),
     Row("lambda-k-0.1", {"lambda_k": 0.1}, "k_t answers within some ten steps"),
-    Row("gamma-0.7", {"gamma": 0.7}),
-    Row("gamma-0.8", {"gamma": 0.8}),
 )
 
 

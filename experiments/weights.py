@@ -21,8 +21,8 @@ from experiments.runs import FOLDER, Row, Value, add_jobs, call, read_record, ru
 RECORD = FOLDER / "weights.json"
 
 
-def _quick(image_size: int, n_filters: int, num_steps: int) -> dict[str, Value]:
-    """The quick profile's settings, of that size and length: more portraits, a lower rate and a slower k_t."""
+def _quick(image_size: int, n_filters: int, num_steps: int, rate: float) -> dict[str, Value]:
+    """The quick profile's settings, of that size, length and rate: more portraits and a slower k_t."""
     profile = "profiles.quick"
     return {
         "download.num_images": 20_000,
@@ -32,14 +32,15 @@ def _quick(image_size: int, n_filters: int, num_steps: int) -> dict[str, Value]:
         f"{profile}.train.n_filters": n_filters,
         f"{profile}.train.num_steps": num_steps,
         f"{profile}.train.decay_steps": num_steps,
-        f"{profile}.train.learning_rate": 4e-4,
+        f"{profile}.train.learning_rate": rate,
+        f"{profile}.train.precision": "auto",
         f"{profile}.train.evaluate_every": num_steps // 10,
     }
 
 
 ROWS = (
-    Row("portraits32-wide", _quick(32, n_filters=32, num_steps=16_000)),
-    Row("portraits64", _quick(64, n_filters=24, num_steps=10_000)),
+    Row("portraits32-wide", _quick(32, n_filters=32, num_steps=16_000, rate=4e-4)),
+    Row("portraits64", _quick(64, n_filters=24, num_steps=16_000, rate=1e-3)),
 )
 
 
