@@ -31,7 +31,7 @@ GAMMAS := 0.4 0.55 0.7 0.85 1.0
 SEEDS := 0 1 2
 sweep: $(READY)
 	@python -m experiments.gamma --seeds $(SEEDS) --gammas $(GAMMAS) --jobs $(JOBS)
-	@python -m pipeline.compare $(GAMMAS:%=gamma-%-seed-$(firstword $(SEEDS)))
+	@python -m pipeline compare $(GAMMAS:%=gamma-%-seed-$(firstword $(SEEDS)))
 
 test: $(READY)
 	@python -m pytest -n 2 --dist loadfile

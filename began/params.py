@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from began.addresses import shown_url
+from began.base.addresses import shown_url
 
 _Value = int | float | bool | str | None
 

@@ -5,13 +5,12 @@
 For the networks of each profile: how long the training waits while its state is copied, how long the writing beside it
 takes (serialise, hash, write, flush to disk), and both over the default of `began train --checkpoint-seconds`. On a GPU
 the writing costs the training nothing, as the host has little else to do; on a CPU it takes at most that share of its
-cores. The state is that of a real step of float32, with 1,000 points of the curve, and pictures as large as noise is.
+cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import statistics
 import tempfile
 import time
@@ -22,18 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from began.devices import resolve_device
+from began.device.devices import resolve_device
+from began.gan.training import Training
 from began.params import Params, load_params
-from began.resume import States, signature_of
-from began.training import CURVE, Training
+from began.runs.states import States, signature_of
 from benchmarks.report import FOLDER, Row, print_table, write
-from pipeline.recording import NUM_PICTURES, NUM_TILES, Recorder
-from pipeline.run_state import RunState
-from pipeline.train import train
+from pipeline.recording.recorder import Recorder
+from pipeline.recording.run_state import RunState
 
 PROFILES = {"quick": 32, "paper64": 64, "paper128": 128}  # image sizes
 REPEATS = 7
-SECONDS_BETWEEN = inspect.signature(train).parameters["checkpoint_seconds"].default
+SECONDS_BETWEEN = 60.0  # the default of `began train --checkpoint-seconds`
 
 
 def measure(profile: str, params: Params, image_size: int, device: torch.device, folder: Path) -> Row:
@@ -45,19 +43,17 @@ def measure(profile: str, params: Params, image_size: int, device: torch.device,
     training.step(torch.rand(2, 3, image_size, image_size, device=device))
     signature = signature_of(params, "0" * 64)
     states = States(folder / profile)
-    empty = np.empty((0, image_size, image_size, 3), np.uint8)
+    rows = np.random.default_rng(0).integers(0, 256, (64, image_size, image_size, 3), np.uint8)
     job: Any = SimpleNamespace(
         settings=params,
         states=states,
+        work=folder / profile / "model",
         signature=signature,
         checkpoint_seconds=SECONDS_BETWEEN,
-        file=SimpleNamespace(held_out=empty, train=empty),
+        file=SimpleNamespace(held_out=rows, train=rows),
     )
     run: Any = SimpleNamespace(run_id="0" * 32, log_picture=lambda path, folder: None)
-    noise = np.random.default_rng(0).bytes(NUM_TILES * image_size**2 * 3)
-    names = [f"{kind}/{2**30 * i:07d}.png" for kind in ("samples", "reconstructions") for i in range(NUM_PICTURES)]
-    begun = RunState(0, curve=[[0.5] * len(CURVE)] * 1000, pictures=dict.fromkeys(names, noise))
-    recorder = Recorder(job, begun, training, folder, run)
+    recorder = Recorder(job, RunState(), training, run)
     recorder.wait()
     copying, writing = [], []
     for _ in range(REPEATS):

@@ -29,10 +29,10 @@ from pathlib import Path
 
 from began.params import Params, load_params
 from benchmarks.report import FOLDER, Row, print_table, write
-from pipeline import tracking
 from pipeline.download import download
 from pipeline.evaluate import evaluate
 from pipeline.preprocess import preprocess
+from pipeline.tracking import write as tracking
 from pipeline.train import train
 
 CUT = 4
@@ -59,7 +59,7 @@ def timed(what: str) -> Iterator[None]:
 
 
 def time_logging() -> None:
-    """From here on every call of pipeline.tracking counts its time."""
+    """From here on every call of pipeline.tracking.write counts its time."""
     for method, what in KINDS.items():
         setattr(tracking.Run, method, timed(what)(getattr(tracking.Run, method)))
     tracking.log_report = timed("report")(tracking.log_report)
@@ -99,10 +99,10 @@ def measure(folder: Path, params: Params, divisor: int, device: str) -> list[Row
     time_logging()
     archive, images, model, report = (folder / name for name in ("raw/images.zip", "images.h5", "model", "report"))
     stages = {
-        "download": partial(download, archive, file),
-        "preprocess": partial(preprocess, archive, images, file),
-        "train": partial(train, images, model, file, device),
-        "evaluate": partial(evaluate, images, model, report, file, device, archive.with_name("card.json")),
+        "download": partial(download, archive, file, 0),
+        "preprocess": partial(preprocess, archive, images, file, 0),
+        "train": partial(train, images, model, file, device, 60.0),
+        "evaluate": partial(evaluate, images, model, report, file, device, None),
     }
     walls: dict[str, float] = {}
     logged: dict[str, float] = {}

@@ -32,9 +32,17 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
-        command = [sys.executable, "-m", "pipeline.evaluate", str(arguments.images), str(arguments.model), str(report)]
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline",
+            "evaluate",
+            str(arguments.images),
+            str(arguments.model),
+            str(report),
+        ]
         environment = os.environ | {"DVC_ROOT": folder}
-        make_store = "from pipeline.tracking import create_store; create_store()"
+        make_store = "from pipeline.tracking.write import create_store; create_store()"
         subprocess.run([sys.executable, "-c", make_store], env=environment, check=True)
         for features in ("computed", "kept"):
             start = time.perf_counter()

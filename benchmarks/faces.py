@@ -12,15 +12,16 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from began import metrics, neighbours
-from began.batches import open_batches
-from began.features import load_face_network
-from began.hdf5 import ImageFile, open_images
-from began.images import grid
-from began.networks import Generator
+from began.data.batches import open_batches
+from began.data.images import grid
+from began.data.rows import ImageFile, open_images
+from began.evaluation import metrics, neighbours
+from began.evaluation.features import load_face_network
+from began.gan.loop import train
+from began.gan.networks import Generator
+from began.gan.sampling import Pixels, draw_z, generate
+from began.gan.training import Training
 from began.params import Params, load_params
-from began.sampling import Pixels, draw_z, generate
-from began.training import Training, train
 from benchmarks.report import FOLDER
 
 ROOT = FOLDER.parent

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from began import metrics, neighbours
-from began.features import extract, load_face_network
+from began.evaluation import metrics, neighbours
+from began.evaluation.features import extract, load_face_network
 from benchmarks.memory import peak_rss_anon
 from benchmarks.report import Row, print_table, write
 

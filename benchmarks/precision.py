@@ -17,12 +17,13 @@ from pathlib import Path
 
 import torch
 
-from began.batches import open_batches
-from began.devices import resolve_device, resolve_precision
-from began.hdf5 import ImageFile, open_images
-from began.parallel import num_cores
+from began.base.parallel import num_cores
+from began.data.batches import open_batches
+from began.data.rows import ImageFile, open_images
+from began.device.devices import resolve_device, resolve_precision
+from began.gan.loop import train
+from began.gan.training import Training
 from began.params import Params, load_params
-from began.training import Training, train
 from benchmarks.preprocess import portraits, preprocess_all
 from benchmarks.report import FOLDER, Row, print_table, write
 

@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from began.archives import ImageArchive, write_member
-from began.parallel import num_cores, ordered_map
+from began.base.parallel import num_cores, ordered_map
+from began.data.archives import ImageArchive, write_member
+from began.data.preparation import write_rows
 from began.params import DownloadParams, PreprocessParams
 from benchmarks.memory import peak_rss_anon
 from benchmarks.report import print_table, write
-from pipeline.preprocess import write_rows
 
 NUM_PICTURES = 200  # different ones; an archive repeats them
 NUM_IMAGES = 4000
@@ -62,7 +62,7 @@ def jpegs(num: int, width: int, height: int) -> list[bytes]:
 
 
 def portraits(num: int, folder: Path) -> list[bytes]:
-    from began.sources import fetch
+    from began.data.sources import fetch
 
     archive = folder / "drawn.zip"
     source = DownloadParams(

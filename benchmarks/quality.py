@@ -20,14 +20,14 @@ import os
 import time
 from dataclasses import dataclass
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/environment.py does, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/console/environment.py does, before torch is loaded
 
 import torch
 
-from began.batches import open_batches
-from began.hdf5 import ImageFile
+from began.data.batches import open_batches
+from began.data.rows import ImageFile
+from began.gan.sampling import Pixels
 from began.params import Params
-from began.sampling import Pixels
 from benchmarks.faces import (
     NUM_JUDGED,
     PICTURES,

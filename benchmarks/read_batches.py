@@ -26,10 +26,11 @@ import h5py
 import numpy as np
 import torch
 
-from began.batches import Batches
-from began.hdf5 import ImageWriter, open_images
+from began.data.batches import Batches
+from began.data.rows import ImageWriter, open_images
+from began.gan.loop import train
+from began.gan.training import Training
 from began.params import load_params
-from began.training import Training, train
 from benchmarks.memory import peak_rss_anon
 from benchmarks.report import FOLDER, Row, print_table, write
 

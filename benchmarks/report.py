@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from began.files import replace_file
+from began.base.files import replace_file
 
 FOLDER = Path(__file__).resolve().parent
 PACKAGES = ("torch", "numpy", "pillow", "h5py", "mlflow", "onnxruntime")

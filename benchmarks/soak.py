@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from began.params import Params, load_params
-from began.resume import State, States
+from began.runs.states import State, States
 from benchmarks.end_to_end import write_params
 from benchmarks.memory import num_open_files, num_threads, process_tree, rss_anon
 from benchmarks.report import FOLDER, Row, print_table, write
@@ -48,7 +48,7 @@ def small(params: Params, num_steps: int) -> Params:
 
 
 def command(stage: str) -> list[str]:
-    return [sys.executable, "-m", f"pipeline.{stage}"]
+    return [sys.executable, "-m", "pipeline", stage]
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from began.batches import output_to_pixels
-from began.networks import SMALLEST, Decoder, Discriminator, Encoder, Generator
+from began.data.batches import output_to_pixels
+from began.gan.networks import SMALLEST, Decoder, Discriminator, Encoder, Generator
+from began.gan.sampling import Pixels
 from began.params import Params
-from began.sampling import Pixels
 
 
 class PlainDecoder(Decoder):

@@ -26,18 +26,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/environment.py does, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/console/environment.py does, before torch is loaded
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from began.batches import MOST_PLANNED, open_batches
-from began.cuda_graph import RecordedWork
-from began.devices import resolve_device, resolve_precision
-from began.networks import Discriminator, Generator
+from began.data.batches import MOST_PLANNED, open_batches
+from began.device.cuda_graph import RecordedWork
+from began.device.devices import resolve_device, resolve_precision
+from began.gan.networks import Discriminator, Generator
+from began.gan.step import Players
+from began.gan.training import Training
 from began.params import load_params
-from began.training import Players, Training
 from benchmarks.report import FOLDER, Row, hardware, print_table, write
 from benchmarks.textbook import TextbookTraining
 

@@ -13,13 +13,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from began.metrics import rank_correlation
+from began.evaluation.metrics import rank_correlation
+from began.runs.curve import mean_M_global
 from experiments.page import markdown, write_table
 from experiments.pictures import IMAGES
 from experiments.runs import FOLDER, LEAST_K_T, MOST_K_T, Row, add_jobs, call, curve_numbers, run_rows, with_seeds
-from pipeline.page import format_number
-from pipeline.plots import mean_M_global
-from pipeline.runs import Run, fetch, read_runs
+from pipeline.report.find_runs import Run, fetch, read_runs
+from pipeline.report.page import format_number
 
 PAGE = Path("docs/convergence.md")
 PICTURES = ("convergence.png", "distances.png")

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from began.files import replace_file
+from began.base.files import replace_file
 from experiments.runs import FRECHET, LEAST_K_T, MOST_K_T, RATIO, WARNED
-from pipeline.page import format_number
+from pipeline.report.page import format_number
 
 Numbers = Mapping[str, float | None]
 

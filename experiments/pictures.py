@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from began.files import replace_file
-from began.hdf5 import open_images
-from began.images import grid
-from began.sampling import Pixels, draw_z, generate
+from began.base.files import replace_file
+from began.data.images import grid
+from began.data.rows import open_images
+from began.gan.sampling import Pixels, draw_z, generate
 from experiments.page import Numbers
 from experiments.runs import RATIO
-from pipeline.plots import DPI, LIGHT, WIDE_INCHES
-from pipeline.runs import Run, fetch
+from pipeline.report.find_runs import Run, fetch
+from pipeline.report.plots import DPI, LIGHT, WIDE_INCHES
 
 IMAGES = Path("docs/images")
 COLUMNS = 12  # faces in a row

@@ -14,13 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from began.images import read_png, write_png
+from began.data.images import read_png, write_png
 from experiments.convergence import DEFAULT
 from experiments.page import Numbers, markdown, write_table
 from experiments.pictures import IMAGES
 from experiments.runs import FOLDER, FRECHET, LEAST_K_T, MOST_K_T, RATIO, add_jobs, call, run_rows
-from pipeline.page import format_number
-from pipeline.runs import fetch
+from pipeline.report.find_runs import fetch
+from pipeline.report.page import format_number
 
 PAGE = Path("README.md")
 ENLARGED = 3  # times, so that a browser does not blur small faces

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from began.files import replace_file
-from began.parallel import num_cores
-from pipeline.plots import History
-from pipeline.runs import Run, read_runs
+from began.base.files import replace_file
+from began.base.parallel import num_cores
+from began.runs.curve import History
+from pipeline.report.find_runs import Run, read_runs
 
 FOLDER = Path("experiments")  # of the records, in the repository's root
 RATIO, LEAST_K_T, MOST_K_T = "L_fake/L_real", "k_t_min", "k_t_max"

@@ -39,21 +39,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/environment.py does, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline/console/environment.py does, before torch is loaded
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from began.batches import open_batches
-from began.devices import resolve_precision
-from began.hdf5 import ImageFile
-from began.networks import Discriminator, Encoder, Generator, uniform_z
-from began.parallel import keep_freed_memory, num_cores, thread_pool
+from began.base.parallel import num_cores
+from began.base.seeds import derive_seed
+from began.data.batches import open_batches
+from began.data.rows import ImageFile
+from began.device.devices import resolve_precision
+from began.device.threads import keep_freed_memory, thread_pool
+from began.gan.networks import Discriminator, Encoder, Generator, uniform_z
+from began.gan.sampling import Pixels
 from began.params import Params
-from began.sampling import Pixels
-from began.seeds import derive_seed
 from benchmarks.faces import (
     NUM_JUDGED,
     NUM_SHOWN,

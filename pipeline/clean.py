@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from began.data.rows import open_images
+from began.params import load_params
+from began.runs.states import States, signature_of
+from pipeline.console.workspace import runs_folder
 
-    from began.resume import States
 
-
-def clean(
-    params: Annotated[Path, typer.Option(help="Settings; the states of their run are kept.")] = Path("params.yaml"),
-    images: Annotated[Path, typer.Option(help="HDF5 file that they are of.")] = Path("data/images.h5"),
-    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
-) -> None:
+def clean(params: Path, images: Path, yes: bool) -> None:
     """Remove the saved states of training, but for those of the present settings and of running processes.
 
     Shows them first and asks.
-
-    Example: began clean --yes
     """
-    import shutil
-    import sys
-
-    from began.resume import States
-    from pipeline.workspace import states_folder
-
     is_present = _present(params, images)
-    old = [States(folder) for folder in sorted(states_folder().glob("*")) if folder.is_dir()]
+    old = [States(folder) for folder in sorted(runs_folder().glob("*")) if folder.is_dir()]
     old = [states for states in old if not is_present(states) and states.is_free()]
     for states in old:
         print(_line(states))
@@ -50,15 +41,11 @@ def clean(
 
 def _present(params: Path, images: Path) -> Callable[[States], bool]:
     """Whether states are of what `began train` would run now; without its images, whether they may be."""
-    from began.hdf5 import open_images
-    from began.params import load_params
-    from began.resume import signature_of
-
     signature = signature_of(load_params(params), open_images(images).digest if images.exists() else "")
 
     def is_present(states: States) -> bool:
         if images.exists():
-            return states.folder.name == str(signature)
+            return states.folder.name.partition("-")[0] == str(signature)
         theirs = [state.about().get("settings", {}) | {"data": ""} for state in states.all()]
         return signature.settings in theirs
 
@@ -67,8 +54,6 @@ def _present(params: Path, images: Path) -> Callable[[States], bool]:
 
 def _line(states: States) -> str:
     """Which run it is, how far it came, when it was saved last."""
-    from datetime import datetime
-
     newest = next(iter(states.all()), None)
     if newest is None:
         return f"{states.folder}: no state, {_size([states])}"
@@ -81,11 +66,5 @@ def _line(states: States) -> str:
 
 
 def _size(all_states: list[States]) -> str:
-    num_bytes = sum(path.stat().st_size for states in all_states for path in states.folder.iterdir())
+    num_bytes = sum(path.stat().st_size for states in all_states for path in states.folder.rglob("*"))
     return f"{num_bytes / 1e6:.1f} MB"
-
-
-if __name__ == "__main__":
-    from pipeline.cli import run_stage
-
-    run_stage("clean")

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from began.base.files import replace_folder
+from pipeline.report.comparison import notes_of, render, table_of
+from pipeline.report.find_runs import read_runs
 
 PAGE = "index.html"
 
 
-def compare(
-    runs: Annotated[
-        list[str], typer.Argument(help="Model folders, DVC experiments, git revisions, MLflow runs.", metavar="RUN...")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the page; replaced.")] = Path("data/comparison"),
-) -> None:
+def compare(runs: list[str], out: Path) -> None:
     """Put runs side by side in one page.
 
     Faces of the same z, curves over each other, numbers in a table, and what differs. A RUN is a model folder, a
     DVC experiment or any git revision, or an MLflow run: its name, id, or the first 8 or more digits of that.
-
-    Example: began compare data/model gamma-0.4-seed-0 1f0c2a9b
     """
     if out.exists() and (not out.is_dir() or ({path.name for path in out.iterdir()} - {PAGE})):
         raise ValueError(f"{out}: holds other things than a comparison, expected a new folder or an older comparison")
-    from began.files import replace_folder
-    from pipeline.comparison import notes_of, render, table_of
-    from pipeline.runs import read_runs
 
     read = read_runs(runs)
     with replace_folder(out) as folder:
@@ -36,9 +27,3 @@ def compare(
         print(f"note: {note}")
     print(table_of(read))
     print(out / PAGE)
-
-
-if __name__ == "__main__":
-    from pipeline.cli import run_stage
-
-    run_stage("compare")

@@ -5,50 +5,31 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-if TYPE_CHECKING:
-    from began.checkpoint import Model
-    from began.hdf5 import ImageFile
-    from pipeline.measurements import Measured, Numbers
-    from pipeline.plots import History
+from began.base.files import replace_folder
+from began.data.rows import ImageFile, open_images, verify_digest
+from began.device.devices import resolve_device
+from began.evaluation.metrics import rank_correlation
+from began.params import load_params
+from began.runs.curve import History, mean_M_global, read_distances, read_history
+from began.runs.model_folder import Model, read_model
+from pipeline.console.progress_bar import follow
+from pipeline.console.workspace import downloads_folder, features_folder
+from pipeline.report.measurements import Measured, Numbers, Places, measure
+from pipeline.report.page import format_number
+from pipeline.report.pictures import draw, read_thumbnails
+from pipeline.report.report import render
+from pipeline.tracking import write
 
 NUMBERS_NAME = "metrics.json"
 KEPT = ("history.csv", "distances.csv", "model.json")  # of the model, so that a report says what it is of
 
 
 def evaluate(
-    images: Annotated[Path, typer.Argument(help="HDF5 file made by preprocess.")] = Path("data/images.h5"),
-    model: Annotated[Path, typer.Argument(help="Model folder made by train.")] = Path("data/model"),
-    report: Annotated[Path, typer.Argument(help="Folder for the report; replaced.")] = Path("data/report"),
-    params: Annotated[Path, typer.Option(help="Settings.")] = Path("params.yaml"),
-    device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    inception_weights: Annotated[
-        Path | None,
-        typer.Option(envvar="BEGAN_INCEPTION_WEIGHTS", help="File of the standard FID's network; fetched otherwise."),
-    ] = None,
+    images: Path, model: Path, report: Path, params: Path, device: str, inception_weights: Path | None
 ) -> None:
-    """Measure a model on held-out images; leaves numbers, pictures and index.html.
-
-    Example: began evaluate data/images.h5 data/model data/report
-    """
-    from began.params import load_params
-
+    """Measure a model on held-out images; leaves numbers, pictures and index.html."""
     settings = load_params(params)
-
-    from began.checkpoint import read_model
-    from began.devices import resolve_device
-    from began.files import replace_folder
-    from began.hdf5 import open_images, verify_digest
-    from pipeline import tracking
-    from pipeline.measurements import Places, measure
-    from pipeline.pictures import draw, read_thumbnails
-    from pipeline.plots import read_history
-    from pipeline.progress import follow
-    from pipeline.report import render
-    from pipeline.workspace import downloads_folder, features_folder
 
     if report.is_dir() and any(report.iterdir()) and not (report / NUMBERS_NAME).is_file():
         raise ValueError(f"{report}: holds other things than a report, expected a new folder or an older report")
@@ -85,7 +66,7 @@ def evaluate(
         page = render(numbers, description, pictures, notes, file.credit, file.licence)
         (folder / "index.html").write_text(page, encoding="utf-8")
     # The run already has M_global as a curve.
-    tracking.log_report(
+    write.log_report(
         trained.digest,
         {name: value for name, value in numbers.items() if value is not None and name != "M_global"},
         report,
@@ -97,7 +78,6 @@ def evaluate(
 
 
 def _summary(numbers: Numbers) -> str:
-    from pipeline.page import format_number
 
     real = format_number(numbers["frechet_face_baseline"])
     shown = {
@@ -125,17 +105,12 @@ def _check_match(trained: Model, file: ImageFile) -> None:
 
 def _read_distances(path: Path) -> History | None:
     """None where none was measured: not asked for, or not possible on the machine that trained."""
-    from pipeline.plots import read_distances
-
     distances = read_distances(path) if path.is_file() else None
     return distances if distances is not None and len(distances["step"]) else None
 
 
 def _add_curve(measured: Measured, history: History, distances: History | None) -> None:
     """What the run's curve gives: M_global at its end, and how well it told the face distance."""
-    from began.metrics import rank_correlation
-    from pipeline.plots import mean_M_global
-
     correlation = None
     if distances is not None:
         M_global = mean_M_global(history, distances["step"])
@@ -146,9 +121,3 @@ def _add_curve(measured: Measured, history: History, distances: History | None) 
             "train.evaluate_every steps."
         )
     measured.numbers |= {"M_global": float(history["M_global"][-1]), "rank_correlation": correlation}
-
-
-if __name__ == "__main__":
-    from pipeline.cli import run_stage
-
-    run_stage("evaluate")

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import typer
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
+from began.runs.curve import read_distances, read_history
+from began.runs.model_folder import DESCRIPTION, GENERATOR, check_files, read_description
+from pipeline.tracking.write import send_run
 
 
-def log(
-    model: Annotated[Path, typer.Argument(help="Model folder made by train.")] = Path("data/model"),
-) -> None:
-    """Send a trained model's settings, curves and pictures to MLflow, as far as they are not there yet.
-
-    Example: began log data/model
-    """
-    from began.checkpoint import DESCRIPTION, GENERATOR, check_files, read_description
-    from pipeline.tracking import send_run
-
+def log(model: Path) -> None:
+    """Send a trained model's settings, curves and pictures to MLflow, as far as they are not there yet."""
     description = read_description(model)
     check_files(model, description)
     pictures = [Path(name) for name in description["files"] if name.endswith(".png")]
@@ -46,8 +39,6 @@ def _read_points(model: Path, description: dict[str, Any]) -> dict[int, dict[str
 
     ValueError naming the file when one is damaged, or the history ends before the last step.
     """
-    from pipeline.plots import read_distances, read_history
-
     last_step = description["step"]
     path = model / "history.csv"
     points = _by_step(path, read_history(path))
@@ -67,9 +58,3 @@ def _by_step(path: Path, columns: dict[str, np.ndarray]) -> dict[int, dict[str, 
     if not all(step.is_integer() and step >= 0 for step in steps) or steps != sorted(set(steps)):
         raise ValueError(f"{path}: step: expected whole numbers that grow from line to line")
     return {int(step): {name: float(values[i]) for name, values in columns.items()} for i, step in enumerate(steps)}
-
-
-if __name__ == "__main__":
-    from pipeline.cli import run_stage
-
-    run_stage("log")

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import numpy as np
 
+from began.base.files import replace_file, replace_folder
+from began.data.images import grid, png_bytes, write_png
+from began.device.devices import resolve_device
+from began.gan.sampling import draw_z, generate
 from began.pretrained import BEST, folder_of, names
+from began.runs.model_folder import read_generator
+from pipeline.console.workspace import is_new_or_empty
 
 TRAINED = Path("data/model")
-MOST = 1_000_000  # 3 GB as an array at 32×32, 12 at 64×64; another seed gives the next million
 
 
-def sample(
-    num: Annotated[int, typer.Option(min=1, max=MOST, help="How many faces.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of z: the same seed gives the same pixels.")] = 0,
-    out: Annotated[Path, typer.Option(help=".png: one grid; .npz: an array; no suffix: a folder of PNGs.")] = Path(
-        "samples.png"
-    ),
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Model folder, a generator.safetensors in one, or the name of weights that ship.",
-            show_default=f"data/model where it is, else {BEST}, which ships",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(envvar="BEGAN_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-) -> None:
-    """Make faces with the averaged generator.
-
-    Example: began sample --num 64 --seed 1 --out samples.png
-    """
-    from pipeline.workspace import is_new_or_empty
-
+def sample(num: int, seed: int, out: Path, model: str | None, device: str) -> None:
+    """Make faces with the averaged generator."""
     if out.suffix not in (".png", ".npz", ""):
         raise ValueError(f"--out: {str(out)!r}, expected a name that ends in .png or .npz, or one without a suffix")
     if not out.absolute().parent.is_dir():
@@ -41,15 +27,6 @@ def sample(
     if out.suffix == "" and not is_new_or_empty(out):
         raise ValueError(f"--out: {str(out)!r}: expected a new or an empty folder")
     found = _find(model)
-    import math
-
-    import numpy as np
-
-    from began.checkpoint import read_generator
-    from began.devices import resolve_device
-    from began.files import replace_file, replace_folder
-    from began.images import grid, png_bytes, write_png
-    from began.sampling import draw_z, generate
 
     G = read_generator(found).to(resolve_device(device))
     batches = generate(G, draw_z(num, G.project.in_features, seed))
@@ -86,9 +63,3 @@ def _find(model: str | None) -> Path:
     assert shipped is not None
     print(f"No {TRAINED} yet: the faces are of {BEST}, the weights that ship. `make repro` trains your own.")
     return shipped
-
-
-if __name__ == "__main__":
-    from pipeline.cli import run_stage
-
-    run_stage("sample")

@@ -8,25 +8,17 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Annotated
 
-import typer
+from pipeline.console.workspace import main_root
+from pipeline.tracking.store import is_server, shown_store, store_uri
+from pipeline.tracking.write import create_store
 
 HOST = "127.0.0.1"
 SECONDS_TO_END = 10.0
 
 
-def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The pages' port on this machine.")] = 5000,
-) -> None:
-    """Show the runs in MLflow's pages, on this machine only, until Ctrl-C.
-
-    Example: began ui --port 5001
-    """
-    from pipeline.store import is_server, shown_store, store_uri
-    from pipeline.tracking import create_store
-    from pipeline.workspace import main_root
-
+def ui(port: int) -> None:
+    """Show the runs in MLflow's pages, on this machine only, until Ctrl-C."""
     uri = store_uri()
     if is_server(uri):
         print(f"MLFLOW_TRACKING_URI names a server, which has its own pages: {shown_store()}")
@@ -89,9 +81,3 @@ def _end(server: subprocess.Popen[bytes]) -> None:
             server.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             continue
-
-
-if __name__ == "__main__":
-    from pipeline.cli import run_stage
-
-    run_stage("ui")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests import REPOSITORY
+
 # The tests' networks are too small for threads, which only wait for each other on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 FIGURES = pytest.StashKey[dict[str, str]]()

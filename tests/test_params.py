@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from began.params import load_params
+from tests import REPOSITORY
 
-DEFAULT = Path(__file__).resolve().parent.parent / "params.yaml"
+DEFAULT = REPOSITORY / "params.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
 
 

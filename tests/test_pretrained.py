@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from began.checkpoint import read_model
-from began.images import read_png
+from began.data.images import read_png
+from began.gan.sampling import draw_z, generate
 from began.pretrained import BEST, folder_of, names
-from began.sampling import draw_z, generate
+from began.runs.model_folder import read_model
 from pipeline.cli import main
+from tests import REPOSITORY
 
 MOST_BYTES = 5_000_000
 CARD_NAMES = ("licence", "credit", "steps", "parameters", "Fréchet", "coverage", "not for")
@@ -68,7 +69,7 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
 
 def test_weights_come_with_an_installed_package(tmp_path):
     """setuptools takes along what pyproject.toml names; a weight it forgets is missed only by those who install."""
-    source = Path(__file__).resolve().parent.parent
+    source = REPOSITORY
     for name in ("began", "pipeline"):
         shutil.copytree(source / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):

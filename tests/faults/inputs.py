@@ -10,7 +10,6 @@ import re
 import shutil
 import stat
 import struct
-import sys
 import tarfile
 import zipfile
 import zlib
@@ -27,13 +26,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save
 
-from began.checkpoint import _digest, write_description
-from began.images import png_bytes
+from began.data.images import png_bytes
+from began.runs.model_folder import _digest, write_description
 from pipeline.cli import main
-from tests.test_sources_url import Served, Server
+from tests import REPOSITORY, hide_mlflow
+from tests.data.test_sources_url import Served, Server
 
-CODE = Path(__file__).resolve().parent.parent.parent
-SETTINGS = (CODE / "params.yaml").read_text(encoding="utf-8")
+SETTINGS = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
 NUM_IMAGES = 10
 
 Prepare = Callable[["Place"], object]
@@ -82,7 +81,7 @@ def make_good_files(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("DVC_ROOT", str(folder))
-        patch.setitem(sys.modules, "mlflow", None)
+        hide_mlflow(patch)
         for name in ("BEGAN_WORKERS", "BEGAN_DEVICE", "MLFLOW_TRACKING_URI"):
             patch.delenv(name, raising=False)
         assert run("preprocess", "images.zip", "images.h5", "--workers", "1") == 0
@@ -251,10 +250,10 @@ def zip_with(name: str, content: bytes) -> Prepare:
 
 
 def limit(name: str, value: int) -> Prepare:
-    """A smaller bound of began.archives, wherever it was imported."""
+    """A smaller bound of began.data.archives, wherever it was imported."""
 
     def prepare(place: Place) -> None:
-        for module in ("began.archives", "began.sources.tar", "began.sources.folder"):
+        for module in ("began.data.archives", "began.data.tar", "began.data.sources.folder"):
             place.patch.setattr(f"{module}.{name}", value, raising=False)
 
     return prepare

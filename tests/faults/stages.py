@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 import yaml
 
-from began.resume import State, States
+from began.runs.states import State, States
 from pipeline.cli import main
-from pipeline.tracking import create_store
+from pipeline.tracking.write import create_store
+from tests import REPOSITORY
 
-CODE = Path(__file__).resolve().parent.parent.parent
 ARGUMENTS = {
     "download": ("data/raw/images.zip",),
     "preprocess": ("data/raw/images.zip", "data/images.h5"),
@@ -39,7 +39,7 @@ PATIENCE = 200.0  # seconds, for what takes one or two on a machine with nothing
 
 def settings(num_images: int = NUM_IMAGES, gamma: float = 0.9, **train: Any) -> str:
     """params.yaml of a small run."""
-    params = yaml.safe_load((CODE / "params.yaml").read_text(encoding="utf-8"))
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     params["gamma"] = gamma
     params["download"] |= {"source": "portraits", "num_images": num_images}
     params["profiles"]["quick"]["train"] |= TINY | train
@@ -47,11 +47,11 @@ def settings(num_images: int = NUM_IMAGES, gamma: float = 0.9, **train: Any) -> 
 
 
 def command(stage: str, *options: str, patch: str = "") -> list[str]:
-    """`python -m pipeline.STAGE`, where `options` may repeat one; `patch`: code that its process runs before."""
+    """`python -m pipeline STAGE`, where `options` may repeat one; `patch`: code that its process runs before."""
     if patch:
-        begin = ["-c", f"{patch}; from pipeline.cli import run_stage; run_stage('{stage}')"]
+        begin = ["-c", f"import sys; {patch}; from pipeline.cli import main; main(sys.argv[1:])", stage]
     else:
-        begin = ["-m", f"pipeline.{stage}"]
+        begin = ["-m", "pipeline", stage]
     return [sys.executable, *begin, *ARGUMENTS[stage], *options]
 
 
@@ -109,7 +109,7 @@ class Outputs:
 
     def states(self) -> list[State]:
         """Of all signatures, the newest first."""
-        return [state for place in (self.folder / ".began" / "state").glob("*") for state in States(place).all()]
+        return [state for place in (self.folder / ".began" / "runs").glob("*") for state in States(place).all()]
 
     def wait_for_state(self, process: Process, after: int = 0) -> State:
         """Until there is a state of a later step than `after`; returns it."""
@@ -185,7 +185,7 @@ class Workspace(Outputs):
         (folder / "params.yaml").write_text(params or settings(), encoding="utf-8")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("BEGAN_", "DVC_", "MLFLOW_"))}
         self.environment = kept | {
-            "PYTHONPATH": str(CODE),
+            "PYTHONPATH": str(REPOSITORY),
             "DVC_ROOT": str(folder),
             "BEGAN_WORKERS": "2",
             "BEGAN_CHECKPOINT_SECONDS": "0.3",
@@ -224,7 +224,7 @@ class Workspace(Outputs):
         """The states of `other` but for its last one, so that the end is near."""
         (_, before) = other.states()
         folder = self.folder / before.path.parent.relative_to(other.folder)
-        folder.mkdir(parents=True)
+        shutil.copytree(before.path.parent / "model", folder / "model")
         shutil.copy2(before.path, folder)
 
     def take_store(self, empty: Path) -> None:

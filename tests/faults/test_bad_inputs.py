@@ -28,8 +28,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from inputs import (
-    CODE,
+from PIL import Image
+
+from began.data.card import Card, write_card
+from began.data.sources import celeba, url
+from tests import REPOSITORY
+from tests.data.test_rows import external, virtual
+from tests.data.test_sources_url import PAGE, Served
+from tests.faults.inputs import (
     PNG,
     ROWS,
     SETTINGS,
@@ -90,12 +96,6 @@ from inputs import (
     zip_with,
     zipped,
 )
-from PIL import Image
-
-from began.card import Card, write_card
-from began.sources import celeba, url
-from tests.test_hdf5 import external, virtual
-from tests.test_sources_url import PAGE, Served
 
 Case = tuple[tuple[str, ...], Prepare, tuple[str, ...]]
 
@@ -1500,9 +1500,9 @@ def test_a_bad_input_is_the_same_in_a_process_of_its_own(case: str, place: Place
     stage, *rest = arguments
     with unchanged(place.folder):
         done = subprocess.run(
-            [sys.executable, "-m", f"pipeline.{stage}", *rest],
+            [sys.executable, "-m", "pipeline", stage, *rest],
             cwd=place.folder,
-            env={**os.environ, "PYTHONPATH": str(CODE)},
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
             text=True,
             check=False,

@@ -31,24 +31,23 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from began import checkpoint
-from began.archives import ImageArchive, write_member
-from began.card import Card, read_card, write_card
-from began.checkpoint import check_files, read_description, read_generator, read_model, write_model
-from began.hdf5 import ImageWriter, open_images, verify_digest
-from began.images import decode_image, read_png, write_png
-from began.networks import Discriminator, Generator
+from began.data.archives import ImageArchive, write_member
+from began.data.card import Card, read_card, write_card
+from began.data.images import decode_image, read_png, write_png
+from began.data.preparation import write_rows
+from began.data.rows import ImageWriter, open_images, verify_digest
+from began.data.tar import zip_from_tar
+from began.gan.networks import Discriminator, Generator
 from began.params import PreprocessParams, load_params
-from began.resume import States
-from began.sources.tar import zip_from_tar
-from began.training import CURVE
-from pipeline.plots import read_history
-from pipeline.preprocess import write_rows
+from began.runs import model_folder as checkpoint
+from began.runs.curve import CURVE, read_history
+from began.runs.model_folder import check_files, read_description, read_generator, read_model, write_model
+from began.runs.states import States
+from tests import REPOSITORY
 
 NUM_WHOLE, NUM_SHORT = 2000, 60
 SECONDS = 60.0  # that no case may take, on a machine that does much else
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 RNG = np.random.default_rng(0)
 PICTURES = {f"{i:02}.png": RNG.integers(0, 256, (40, 36, 3), dtype=np.uint8) // (1 + 40 * (i % 2)) for i in range(6)}
 
@@ -184,7 +183,7 @@ def read_tensors(path: Path) -> object:
 
 def make_state(folder: Path) -> None:
     tensors = {"weights": torch.arange(40.0), "num_done": torch.tensor(400)}
-    States(folder).save(0, 400, tensors, {"run_id": "abc", "curve": [[1, 0.5]]})
+    States(folder).save(400, tensors, {"run_id": "abc", "curve": [[1, 0.5]]})
 
 
 def read_state(path: Path) -> object:
@@ -296,7 +295,7 @@ def good_file(kind: Format, folder: Path) -> Path:
     """A good file of this format; the state's name is not fixed."""
     kind.make(folder)
     name = kind.name.split()[0]
-    return next(folder.glob("0-*.safetensors")) if name == "state.safetensors" else folder / name
+    return next(folder.glob("*-*.safetensors")) if name == "state.safetensors" else folder / name
 
 
 @pytest.fixture(autouse=True)

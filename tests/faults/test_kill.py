@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clone import make_clone
 from tests.faults.stages import NUM_IMAGES, TINY, Outputs, Process, Workspace, empty_store, settings
+from tests.pipeline.clone import make_clone
 
 KILLS = {"download": (1, 12), "preprocess": (1, 12), "train": (1, 26)}  # in the short form, in the whole one
 INPUTS = {"download": (), "preprocess": ("raw",), "train": ("images.h5",)}
@@ -21,7 +21,7 @@ IMPORTS = {"download": 1.0, "preprocess": 1.0, "train": 5.0}  # seconds
 NUM_STEPS = (48, 160)
 EVALUATE_EVERY = 14  # steps
 MOST_KILLS_A_RUN = 6
-MAKE_STORE = [sys.executable, "-c", "from pipeline.tracking import create_store; create_store()"]
+MAKE_STORE = [sys.executable, "-c", "from pipeline.tracking.write import create_store; create_store()"]
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -141,10 +141,10 @@ def _wait_for_moment(place: Workspace, process: Process, stage: str, seconds: fl
 def _note_loss(place: Outputs, process: Process, killed: float, each_step: bool, tally: Tally) -> None:
     """How far the killed process had come beyond the newest state."""
     newest = next(iter(place.states()), None)
-    histories = [*(place.folder / "data").glob(f".model.{process.pid}.part/history.csv")]
-    if newest is None or not histories:
+    if newest is None:
         return
-    *whole_lines, _ = histories[0].read_text(encoding="utf-8").split("\n")
+    history = newest.path.parent / "model/history.csv"
+    *whole_lines, _ = history.read_text(encoding="utf-8").split("\n")
     if len(whole_lines) < 2:
         return
     if each_step:

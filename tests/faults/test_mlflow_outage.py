@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from began.images import png_bytes
-from pipeline import tracking
+from began.data.images import png_bytes
 from pipeline.cli import main
-from pipeline.tracking import Run, send_run, start_run
-from tests.test_log import make_noise
+from pipeline.tracking import write as tracking
+from pipeline.tracking.write import Run, send_run, start_run
+from tests import REPOSITORY
+from tests.pipeline.test_log import make_noise
 
-CODE = Path(__file__).resolve().parent.parent.parent
 PARAMS = {"gamma": 0.7, "train.num_steps": 300}
 DATA = {"source": "noise", "digest": "abc"}
 NAMES = ("M_global", "L_real", "L_fake", "L_D", "L_G", "k_t", "learning_rate", "images_per_second")
@@ -511,7 +511,7 @@ def test_a_server_that_is_killed_and_restarted_has_every_step_once(
 
 TRAINING = """
 import sys, time
-from pipeline import tracking
+from pipeline.tracking import write as tracking
 tracking.SECONDS_BETWEEN_BATCHES = tracking.SECONDS_BETWEEN_ATTEMPTS = 0.1
 first, last, run_id, signature = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] or None, sys.argv[4]
 names = sys.argv[5].split(",")
@@ -537,7 +537,9 @@ def test_training_that_is_killed_and_goes_on_has_every_step_once(
     first, run_id = 0, ""
     for _ in range(6):
         arguments = [str(first), "100000", run_id, signature, ",".join(NAMES)]
-        training = subprocess.Popen([sys.executable, "-c", TRAINING, *arguments], cwd=CODE, stdout=subprocess.PIPE)
+        training = subprocess.Popen(
+            [sys.executable, "-c", TRAINING, *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE
+        )
         assert training.stdout is not None
         known = training.stdout.readline().decode().strip()
         assert known == run_id or not run_id
@@ -549,13 +551,13 @@ def test_training_that_is_killed_and_goes_on_has_every_step_once(
         last = max((step for _, step, _ in server.points(run_id)), default=0)
         first = max(0, last - int(rng.integers(-20, 60)))  # before what arrived, and beyond it
     arguments = [str(first), str(first + 100), run_id, signature, ",".join(NAMES)]
-    subprocess.run([sys.executable, "-c", TRAINING, *arguments], cwd=CODE, check=True, stdout=subprocess.PIPE)
+    subprocess.run([sys.executable, "-c", TRAINING, *arguments], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE)
     assert check(curve_of(range(first + 100))) == run_id
 
 
 TRAIN_STAGE = """
 import sys
-from pipeline import tracking
+from pipeline.tracking import write as tracking
 from pipeline.cli import main
 tracking.SECONDS_BETWEEN_BATCHES, tracking.SECONDS_BETWEEN_ATTEMPTS = 0.2, 1.0
 main(["train", *sys.argv[1:]])
@@ -590,7 +592,7 @@ def test_the_train_stage_leaves_a_whole_run_when_the_server_is_killed(
     before = set(all_runs(server))
     training = subprocess.Popen(
         [sys.executable, "-c", TRAIN_STAGE, images, tmp_path / "model", "--params", tmp_path / "params.yaml"],
-        cwd=CODE,
+        cwd=REPOSITORY,
         stderr=subprocess.PIPE,
         text=True,
     )

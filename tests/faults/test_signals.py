@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-import began.files
-from began.archives import write_member
-from began.resume import States
-from pipeline import tracking
-from tests.clone import Clone, make_clone
+import began.base.files
+from began.data.archives import write_member
+from began.runs.states import States
+from pipeline.tracking import write as tracking
 from tests.faults.stages import PATIENCE, TINY, Outputs, Process, Workspace, empty_store, settings
+from tests.pipeline.clone import Clone, make_clone
 
 NUM_STEPS = 96
 KINDS = (signal.SIGINT, signal.SIGTERM)
@@ -67,9 +67,9 @@ def model_of(place: Outputs) -> dict[str, str]:
 
 def wait_for_steps(place: Workspace, process: Process, num: int) -> None:
     """Until the curve of the running training has `num` points."""
-    history = place.folder / "data" / f".model.{process.pid}.part" / "history.csv"
     while process.is_running and time.monotonic() < process.started + PATIENCE:
-        if history.exists() and history.read_text().count("\n") > num:
+        histories = list(place.folder.glob(".began/runs/*/model/history.csv"))
+        if any(history.read_text().count("\n") > num for history in histories):
             return
         time.sleep(0.01)
     raise AssertionError(f"no {num} points: {process.words}")
@@ -127,9 +127,9 @@ def test_a_signal_while_the_model_is_finished_does_not_keep_it_from_being_whole(
     place = reference.copy(tmp_path)
     place.take_states(reference.place)
     owner, name = {
-        "the model is written": (sys.modules["began.checkpoint"], "write_model"),
+        "the model is written": (sys.modules["pipeline.train"], "write_model"),
         "MLflow gets it": (tracking.Run, "end"),
-        "it is put in its place": (began.files, "_flush"),
+        "it is put in its place": (began.base.files, "flush"),
         "the end": (States, "save"),
     }[moment]
     original: Callable[..., object] = getattr(owner, name)

@@ -21,12 +21,13 @@ import pytest
 import requests
 import torch
 import yaml
-from inputs import CODE, PNG, Canary, make_good_files, noise, picture, run, tiny_settings, zip_bytes
 
-from began.images import png_bytes
-from began.sources import transfer
-from tests.test_sources_url import Served, Server
-from tests.test_ui import free_port, processes_at, started
+from began.base import transfer
+from began.data.images import png_bytes
+from tests import REPOSITORY, hide_mlflow
+from tests.data.test_sources_url import Served, Server
+from tests.faults.inputs import PNG, Canary, make_good_files, noise, picture, run, tiny_settings, zip_bytes
+from tests.pipeline.test_ui import free_port, processes_at, started
 
 # What runs code that a file holds, or text as code. Names as they stand in the code, from where they are imported.
 EXECUTING = {
@@ -75,13 +76,15 @@ def _dotted(node: ast.AST) -> str:
 
 
 MODULES = [
-    path.relative_to(CODE).as_posix() for folder in ("began", "pipeline") for path in (CODE / folder).rglob("*.py")
+    path.relative_to(REPOSITORY).as_posix()
+    for folder in ("began", "pipeline")
+    for path in (REPOSITORY / folder).rglob("*.py")
 ]
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_no_module_executes_what_a_file_holds(module: str) -> None:
-    assert executing((CODE / module).read_text(encoding="utf-8")) == []
+    assert executing((REPOSITORY / module).read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -134,11 +137,11 @@ def test_a_state_that_is_a_pickle_is_passed_over_not_executed(
     shutil.copytree(good, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DVC_ROOT", str(folder))
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    states = sorted(folder.glob(".began/state/*/*.safetensors"))
+    hide_mlflow(monkeypatch)
+    states = sorted(folder.glob(".began/runs/*/*.safetensors"))
     assert states
     for i, content in enumerate(pickles()):
-        named = states[0].name.split("-")[0] + f"-{i + 1:09d}-{hashlib.sha256(content).hexdigest()}.safetensors"
+        named = f"{i + 1:09d}-{hashlib.sha256(content).hexdigest()}.safetensors"
         (states[0].parent / named).write_bytes(content)
     for state in states:
         state.unlink()
@@ -190,8 +193,8 @@ def test_nothing_of_a_person_gets_into_mlflow_the_model_or_the_output(
                 assert run(*stage) == 0
                 continue
             subprocess.run(
-                [sys.executable, "-m", f"pipeline.{stage[0]}", *stage[1:]],
-                env={**os.environ, "PYTHONPATH": str(CODE)},
+                [sys.executable, "-m", "pipeline", *stage],
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
                 check=True,
                 timeout=240,
             )

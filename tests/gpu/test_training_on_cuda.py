@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from began.batches import Batches, PinnedBatches, ResidentBatches, open_batches, output_to_pixels
-from began.cuda_graph import NUM_PLAIN_CALLS, RecordedWork
-from began.devices import explained_memory
+from began.data.batches import Batches, PinnedBatches, ResidentBatches, open_batches, output_to_pixels
+from began.device.cuda_graph import NUM_PLAIN_CALLS, RecordedWork
+from began.device.devices import explained_memory
+from began.gan.loop import train
+from began.gan.training import Training
 from began.params import Params, load_params
-from began.training import Training, train
+from tests import REPOSITORY
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CUDA = torch.device("cuda")
@@ -21,7 +22,7 @@ WAITS = {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 
 def settings(**changes) -> Params:
-    params = load_params(Path(__file__).parents[2] / "params.yaml")
+    params = load_params(REPOSITORY / "params.yaml")
     tiny = {
         "n_filters": 8,
         "N_h": 16,

@@ -1,0 +1,1 @@
+"""What everything stands on: files, parallel work, seeds, progress, addresses, transfer over HTTP."""

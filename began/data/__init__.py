@@ -1,0 +1,1 @@
+"""Images on their way in: sources, archives, the card, pixels, rows in HDF5, batches."""

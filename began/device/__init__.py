@@ -1,0 +1,1 @@
+"""Which device, precision and threads; CUDA graphs."""

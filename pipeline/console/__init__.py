@@ -1,0 +1,1 @@
+"""The terminal and the process: progress bar, signals, environment, workspace."""

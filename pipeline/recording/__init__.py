@@ -1,0 +1,1 @@
+"""What train writes while it runs, and how a run goes on."""

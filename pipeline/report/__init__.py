@@ -1,0 +1,1 @@
+"""Numbers, plots, pictures and pages, of one run and of several."""

@@ -1,0 +1,1 @@
+"""MLflow, and nobody else's business."""
