@@ -68,3 +68,9 @@ def _line(states: States) -> str:
 def _size(all_states: list[States]) -> str:
     num_bytes = sum(path.stat().st_size for states in all_states for path in states.folder.rglob("*"))
     return f"{num_bytes / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run("clean")

@@ -242,5 +242,10 @@ def _one_line(error: Exception) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
 
 
+def run(command: str) -> None:
+    """`python -m pipeline.COMMAND …`, as it was called before there was `python -m pipeline COMMAND …`."""
+    main([command, *sys.argv[1:]])
+
+
 if __name__ == "__main__":
     main()

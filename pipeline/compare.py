@@ -27,3 +27,9 @@ def compare(runs: list[str], out: Path) -> None:
         print(f"note: {note}")
     print(table_of(read))
     print(out / PAGE)
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run("compare")

@@ -29,3 +29,9 @@ def download(archive: Path, params: Path, workers: int) -> None:
     print(f"{archive}: {card.count:,} images from {card.source}. {card.credit}. Licence: {card.licence}")
     if card.left_out:
         print(f"left out: {left_out_words(card.left_out)}")
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run("download")

@@ -121,3 +121,9 @@ def _add_curve(measured: Measured, history: History, distances: History | None) 
             "train.evaluate_every steps."
         )
     measured.numbers |= {"M_global": float(history["M_global"][-1]), "rank_correlation": correlation}
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run("evaluate")

@@ -24,3 +24,9 @@ def export(out: Path, model: Path) -> None:
         write_half(trained, folder)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run("export")

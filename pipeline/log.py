@@ -58,3 +58,9 @@ def _by_step(path: Path, columns: dict[str, np.ndarray]) -> dict[int, dict[str, 
     if not all(step.is_integer() and step >= 0 for step in steps) or steps != sorted(set(steps)):
         raise ValueError(f"{path}: step: expected whole numbers that grow from line to line")
     return {int(step): {name: float(values[i]) for name, values in columns.items()} for i, step in enumerate(steps)}
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run("log")

@@ -64,3 +64,9 @@ def _source(archive: Path) -> dict[str, str]:
             return {"source": card.source, "licence": card.licence, "credit": card.credit}
         print(f"preprocess: {card_path} is of another archive, so {archive} is taken for one of unknown source")
     return {"source": "archive"}
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run("preprocess")

@@ -63,3 +63,9 @@ def _find(model: str | None) -> Path:
     assert shipped is not None
     print(f"No {TRAINED} yet: the faces are of {BEST}, the weights that ship. `make repro` trains your own.")
     return shipped
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run("sample")

@@ -139,3 +139,9 @@ def _stop(recorder: Recorder, step: int, kind: int) -> NoReturn:
         recorder.save()
     recorder.wait()
     raise StoppedError(kind, f"stopped at step {step:,}; the same command goes on from {where}")
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run("train")

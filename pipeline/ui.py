@@ -81,3 +81,9 @@ def _end(server: subprocess.Popen[bytes]) -> None:
             server.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             continue
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run("ui")

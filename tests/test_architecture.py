@@ -61,7 +61,7 @@ def room(module: str) -> str:
 
 
 def imports(module: str) -> set[str]:
-    """Every module that `module` imports, in functions too; not under `if TYPE_CHECKING`."""
+    """Every module that `module` imports, in functions too; not under `if __name__ == "__main__"` or TYPE_CHECKING."""
     found: set[str] = set()
     for node in statements(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -76,7 +76,7 @@ def imports(module: str) -> set[str]:
 
 def statements(tree: ast.AST) -> Iterator[ast.AST]:
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING"):
             continue
         yield node
         yield from statements(node)

@@ -53,9 +53,10 @@ def test_help_of_every_command_has_an_example(command: str, capsys: pytest.Captu
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_one_of_the_package_too(command: str) -> None:
     """DVC runs `python -m pipeline STAGE`, uninstalled, from its own copy of the code."""
-    done = python("-m", "pipeline", command, "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"Usage: began {command}" in done.stdout
+    for called in (("pipeline", command), (f"pipeline.{command}",)):
+        done = python("-m", *called, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"Usage: began {command}" in done.stdout
 
 
 def test_the_module_of_the_commands_is_the_program_too() -> None:
