@@ -6,6 +6,7 @@ import hashlib
 import platform
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,9 @@ class RunState:
         job.states.save(self.step, self.training, about)
 
 
+@cache
 def _code() -> str:
-    """Digest of the code that shapes a step. A state that other code left goes on, and the run says so."""
+    """Digest of the code that shapes a step, read once. A state that other code left goes on, and the run says so."""
     package = Path(began.__file__).parent
     files = sorted(path for room in ("base", "device", "data", "gan") for path in (package / room).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
