@@ -19,13 +19,17 @@ RECORD = FOLDER / "search.json"
 PAGE = Path("docs/quick-profile.md")
 
 
+# What the rows differ from: the quick profile as it was when the search began.
+BASE: dict[str, Value] = {"profiles.quick.train.n_filters": 16, "profiles.quick.train.precision": "float32"}
+
+
 def _train(**settings: Value) -> dict[str, Value]:
     """Settings of the quick profile's training."""
     return {f"profiles.quick.train.{key}": value for key, value in settings.items()}
 
 
 ROWS = (
-    Row("baseline", {}, "params.yaml as it is"),
+    Row("baseline", {}, "n 16, in float32; all else as in params.yaml"),
     Row("n-24", _train(n_filters=24), "wider networks: as many steps, which take longer"),
     Row("n-32", _train(n_filters=32)),
     Row("no-skips", _train(skip_connections=False), "the paper’s plain networks"),
@@ -58,7 +62,9 @@ def main() -> bool:
     if unknown := set(arguments.rows) - set(names):
         raise ValueError(f"{min(unknown)}: no such row, expected one of {', '.join(names)}")
     chosen = [row for row in ROWS if not arguments.rows or row.name in arguments.rows]
-    rows = [Row(f"search-{row.name}", row.settings, row.comment) for row in with_seeds(chosen, arguments.seeds)]
+    rows = [
+        Row(f"search-{row.name}", BASE | dict(row.settings), row.comment) for row in with_seeds(chosen, arguments.seeds)
+    ]
     again = {row.name for row in rows}
     earlier = [entry for entry in read_record(RECORD) if entry["name"] not in again]
     finished = run_rows(rows, RECORD, earlier, arguments.jobs)
