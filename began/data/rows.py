@@ -2,8 +2,8 @@
 
     images      (N, S, S, 3) uint8, contiguous, never compressed; the first num_train rows train, the rest are held out
     names       (N,) UTF-8: the archive's members that the rows were
-    attributes  image_size, num_train, source; credit and licence where the source has them; digest (of the rows),
-                names_digest, attributes_digest (of all other attributes)
+    attributes  image_size, num_train, source; credit and licence where the source has them; digest (of the rows, their
+                shape and num_train), names_digest, attributes_digest (of all other attributes)
 
 Contiguous, so that rows can be mapped: 480,000 images a second in random order, against 13,000 through h5py.
 
@@ -44,7 +44,6 @@ _RESERVED_BYTES = 2**18  # for the rest of what it writes
 _MOST_NAME_BYTES = 2**18  # a zip's longest name has 65,535 characters
 _MOST_ATTRIBUTE_BYTES = 2**16
 _MOST_REASON = 300  # characters
-_OLDER_HELD_OUT = 0.1  # of a file that says nothing about held-out rows
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class ImageFile:
     image_size: int  # S
     num_train: int
     source: str
-    digest: str  # as of `rows_digest`
+    digest: str  # hexadecimal SHA-256 of the rows, their shape and num_train
     licence: str = ""  # of the images, and whom to credit, where the source says so
     credit: str = ""
 
@@ -72,11 +71,9 @@ class ImageFile:
 
     @property
     def names(self) -> list[str]:
-        """N archive members, read at each call; in a file without names the rows' numbers."""
-        names = _ask(self.path, "names", len(self.rows))
-        if names is None:
-            return [str(i) for i in range(len(self.rows))]
-        return [str(name) for name in names]
+        """N archive members, read at each call."""
+        names: list[str] = _ask(self.path, "names", len(self.rows))
+        return names
 
 
 class ImageWriter:
@@ -158,10 +155,7 @@ class ImageWriter:
 
 
 def open_images(path: Path) -> ImageFile:
-    """Opens a data file. Also one of the older layout, where `images` is (N, S·S·3) and attributes may be missing.
-
-    Raises ValueError naming the file and what was expected when it is none.
-    """
+    """Opens a data file. Raises ValueError naming the file and what was expected when it is none."""
     structure = _ask(path, "structure")
     try:
         return _open(path, structure["images"], structure["attributes"])
@@ -185,14 +179,6 @@ def verify_digest(image_file: ImageFile) -> Generator[Progress, None, None]:
             f"{image_file.path}: the rows' digest is {found}, expected {image_file.digest}: "
             "damaged or changed since `began preprocess` wrote it"
         )
-
-
-def rows_digest(rows: Pixels, num_train: int) -> str:
-    """Hexadecimal SHA-256 of the rows (N, S, S, 3), their shape and `num_train`."""
-    digest = hashlib.sha256()
-    for block in _blocks(rows):
-        digest.update(np.ascontiguousarray(block).data)
-    return _with_shape(digest, len(rows), rows.shape[1], num_train)
 
 
 class _UnfitError(Exception):
@@ -268,9 +254,8 @@ def _open(path: Path, images: dict[str, Any] | None, attributes: dict[str, Any])
         raise _UnfitError("images: chunked, compressed or compact, expected contiguous as `began preprocess` writes it")
     shape: list[int] = images["shape"] or [0]
     num_rows, *row = shape
-    older = len(row) == 1
-    image_size = math.isqrt(math.prod(row) // 3)
-    if row not in ([image_size, image_size, 3], [image_size**2 * 3]):
+    image_size = row[0] if row else 0
+    if row != [image_size, image_size, 3]:
         raise _UnfitError(f"images: {tuple(shape)}, expected (N, S, S, 3)")
     if image_size < 32 or image_size & (image_size - 1):
         raise _UnfitError(f"images: {image_size}×{image_size} pixels, expected a side of 32·2^m: 32, 64, 128, …")
@@ -279,21 +264,19 @@ def _open(path: Path, images: dict[str, Any] | None, attributes: dict[str, Any])
     offset: int | None = images["offset"]
     if offset is None or not 0 <= offset <= path.stat().st_size - math.prod(shape):
         raise _UnfitError("images: the file is shorter than its rows; it is cut short or was never finished")
-    default_num_train = num_rows - max(1, round(num_rows * _OLDER_HELD_OUT)) if older else None
-    num_train: int = _attribute(attributes, "num_train", int, default_num_train)
+    num_train: int = _attribute(attributes, "num_train", int)
     if not 0 < num_train < num_rows:
         raise _UnfitError(f"num_train: {num_train}, expected 1 to {num_rows - 1}, of {num_rows} rows")
-    stated: int = _attribute(attributes, "image_size", int, image_size if older else None)
+    stated: int = _attribute(attributes, "image_size", int)
     if stated != image_size:
         raise _UnfitError(f"image_size: {stated}, expected {image_size}, as the rows have")
-    source: str = _attribute(attributes, "source", str, "" if older else None)
+    source: str = _attribute(attributes, "source", str)
     licence: str = _attribute(attributes, "licence", str, "")
     credit: str = _attribute(attributes, "credit", str, "")
-    digest: str = _attribute(attributes, "digest", str, "" if older else None)
-    if not older:
-        expected = _attribute(attributes, "attributes_digest", str, None)
-        if expected != _attributes_digest({key: attributes[key] for key in _ATTRIBUTES if key in attributes}):
-            raise _UnfitError("attributes: their digest differs: damaged or changed since `began preprocess` wrote it")
+    digest: str = _attribute(attributes, "digest", str)
+    expected = _attribute(attributes, "attributes_digest", str)
+    if expected != _attributes_digest({key: attributes[key] for key in _ATTRIBUTES if key in attributes}):
+        raise _UnfitError("attributes: their digest differs: damaged or changed since `began preprocess` wrote it")
     rows: Pixels = np.memmap(path, np.uint8, "r", offset, (num_rows, image_size, image_size, 3))
     return ImageFile(
         path=path,
@@ -301,14 +284,14 @@ def _open(path: Path, images: dict[str, Any] | None, attributes: dict[str, Any])
         image_size=image_size,
         num_train=num_train,
         source=source,
-        digest=rows_digest(rows, num_train) if older else digest,
+        digest=digest,
         licence=licence,
         credit=credit,
     )
 
 
-def _attribute(attributes: Mapping[str, Any], key: str, kind: type, default: int | str | None) -> Any:
-    """`attributes[key]`, checked; a `default` of None means that it has to be there."""
+def _attribute(attributes: Mapping[str, Any], key: str, kind: type, default: str | None = None) -> Any:
+    """`attributes[key]`, checked; without a `default` it has to be there."""
     value = attributes.get(key, default)
     if value is None:
         raise _UnfitError(f"has no attribute {key}")
@@ -367,9 +350,7 @@ def _structure(file: Any) -> dict[str, Any]:
     }
 
 
-def _names(file: Any, num_rows: int) -> list[str] | None:
-    if "names" not in file and "names_digest" not in file.attrs:
-        return None
+def _names(file: Any, num_rows: int) -> list[str]:
     data_set = _own_data_set(file, "names")
     if data_set is None:
         raise _UnfitError("has no data set names of its own, expected one of text")

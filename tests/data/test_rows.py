@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from began.data.rows import ImageWriter, open_images, rows_digest, verify_digest
+from began.data.rows import ImageWriter, open_images, verify_digest
 
 ROWS = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
 NAMES = [f"é/{i}.png" for i in range(10)]
@@ -66,7 +66,6 @@ def test_rows_of_rejected_images_leave_no_gap_and_no_trace(tmp_path: Path) -> No
 def test_digest_is_of_rows_shape_and_split(tmp_path: Path) -> None:
     image_file = open_images(write(tmp_path / "images.h5"))
     assert image_file.digest == hashlib.sha256(ROWS.tobytes() + "10×32×32×3, 8".encode()).hexdigest()
-    assert image_file.digest == rows_digest(ROWS, 8) != rows_digest(ROWS, 7)
     assert [p.done for p in verify_digest(image_file)] == [0, 10]
 
 
@@ -76,19 +75,6 @@ def test_changed_rows_are_found_by_the_digest(tmp_path: Path) -> None:
         file["images"][5, 0, 0, 0] ^= 1
     with pytest.raises(ValueError, match=r"images\.h5: the rows' digest"):
         list(verify_digest(open_images(path)))
-
-
-@pytest.mark.parametrize("userblock", [0, 512])
-def test_the_older_flat_layout_is_read(tmp_path: Path, userblock: int) -> None:
-    path = tmp_path / "celeba.h5"
-    rows = np.random.default_rng(1).integers(0, 256, (25, 64 * 64 * 3), dtype=np.uint8)
-    with h5py.File(path, "w", userblock_size=userblock) as file:
-        file.create_dataset("images", data=rows)  # all of it, as artcg/BEGAN wrote it
-    image_file = open_images(path)
-    assert np.array_equal(image_file.rows, rows.reshape(25, 64, 64, 3))
-    assert (image_file.image_size, image_file.num_train) == (64, 23)
-    assert image_file.names == [str(i) for i in range(25)]
-    assert image_file.digest == rows_digest(image_file.rows, 23)
 
 
 def change(path: Path, edit: Callable[[h5py.File], None]) -> Path:
