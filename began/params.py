@@ -50,7 +50,7 @@ class PreprocessParams(_Settings):
     """How an image becomes a row."""
 
     image_size: int
-    crop: Literal["auto", "centre", "face", "margin"]
+    crop: Literal["auto", "centre", "face"]
     max_images: int | None = Field(ge=1)
     max_rejected: float = Field(ge=0, le=1)
     held_out: float = Field(gt=0, lt=1)

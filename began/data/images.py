@@ -17,7 +17,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from began.base.files import replace_file
 
 Pixels = npt.NDArray[np.uint8]
-Crop = Literal["centre", "face", "margin"]
+Crop = Literal["centre", "face"]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 MAX_PIXELS = 89_478_485  # 256 MiB in 24-bit colour. A file of a few kilobytes can claim far more than memory holds.
@@ -75,14 +75,12 @@ def decode_image(data: bytes, image_size: int, crop: Crop) -> Pixels:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
-def crop_box(width: int, height: int, crop: Crop, image_size: int) -> Box:
+def crop_box(width: int, height: int, crop: Crop) -> Box:
     """The square of a width×height picture that becomes the image.
 
     centre  the largest square in the middle.
     face    the face of CelebA's aligned 178×218 pictures: 128×128 at (25, 50), as carpedm20/BEGAN-tensorflow cuts it
             (data_loader.py). In another size, of the largest 178:218 rectangle in the middle.
-    margin  the whole width, without the upper and lower margin, as artcg/BEGAN cut CelebA (prepare_celeba.py: width
-            to image_size, then whole rows off both ends). A picture that is wider than high is cut as by `centre`.
     """
     side = min(width, height)
     if crop == "face":
@@ -91,11 +89,6 @@ def crop_box(width: int, height: int, crop: Crop, image_size: int) -> Box:
         left = min(math.floor((width - 178 * scale) / 2 + 25 * scale + 0.5), width - side)
         top = min(math.floor((height - 218 * scale) / 2 + 50 * scale + 0.5), height - side)
         return left, top, left + side, top + side
-    if crop == "margin" and width < height:
-        scaled_height = height * image_size // width
-        margin = round((scaled_height - image_size) / 2)
-        row = height / scaled_height
-        return 0, margin * row, width, (margin + image_size) * row
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
@@ -194,9 +187,9 @@ def _decode(image: Image.Image, image_size: int, crop: Crop) -> Pixels:
         raise ValueError(f"has {width}×{height} pixels, more than {MAX_PIXELS:,}")
     mirror_columns, mirror_rows, swap = _UPRIGHT[_orientation(image)]
     if swap:
-        top, left, bottom, right = crop_box(height, width, crop, image_size)
+        top, left, bottom, right = crop_box(height, width, crop)
     else:
-        left, top, right, bottom = crop_box(width, height, crop, image_size)
+        left, top, right, bottom = crop_box(width, height, crop)
     if mirror_columns:
         left, right = width - right, width - left
     if mirror_rows:

@@ -311,7 +311,7 @@ STORED = {  # EXIF 2.3, 4.6.4: which side of the stored picture is the upper one
 }
 
 
-@pytest.mark.parametrize("crop", ["centre", "face", "margin"])
+@pytest.mark.parametrize("crop", ["centre", "face"])
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
 def test_exif_orientation_is_applied_before_the_crop(orientation: int, kind: str, crop: images.Crop) -> None:
@@ -342,11 +342,11 @@ def test_broken_exif_does_not_cost_the_image() -> None:
 
 
 @pytest.mark.parametrize("size", [(178, 218), (218, 178), (100, 100), (33, 200), (20, 24), (7, 5), (1, 1), (400, 300)])
-@pytest.mark.parametrize("crop", ["centre", "face", "margin"])
+@pytest.mark.parametrize("crop", ["centre", "face"])
 def test_resize_is_lanczos_with_antialiasing(size: tuple[int, int], crop: images.Crop) -> None:
     picture = photograph(*size)
     for image_size in (32, 64):
-        expected = lanczos(picture, crop_box(*size, crop, image_size), image_size)
+        expected = lanczos(picture, crop_box(*size, crop), image_size)
         row = decode_image(encode(picture), image_size, crop)
         close = 0.8 if min(size) < 4 * image_size else 2.0  # above, averages of squares come first
         assert abs(row - expected).max() <= close
@@ -364,7 +364,7 @@ def test_reduced_decoding_stays_close_to_the_whole(size: tuple[int, int]) -> Non
     with Image.open(io.BytesIO(data)) as image:
         whole = np.asarray(image)
     for image_size in (32, 64, 128):
-        expected = lanczos(whole, crop_box(*size, "centre", image_size), image_size)
+        expected = lanczos(whole, crop_box(*size, "centre"), image_size)
         difference = abs(decode_image(data, image_size, "centre") - expected)
         assert difference.mean() < 0.8 and difference.max() < 6
 
@@ -394,20 +394,11 @@ def test_sums_stay_exact_in_float32(geometry: tuple[int, float, float, int]) -> 
 
 
 def test_face_crop_of_celeba_is_the_usual_one() -> None:
-    assert crop_box(178, 218, "face", 64) == (25, 50, 153, 178)
-    assert crop_box(356, 436, "face", 64) == (50, 100, 306, 356)
+    assert crop_box(178, 218, "face") == (25, 50, 153, 178)
+    assert crop_box(356, 436, "face") == (50, 100, 306, 356)
 
 
-def test_margin_crop_is_the_older_one() -> None:
-    """artcg/BEGAN: width to 64, height in proportion, then whole rows off above and below."""
-    picture = photograph(178, 218)
-    scaled = np.asarray(Image.fromarray(picture).resize((64, 218 * 64 // 178), Image.Resampling.LANCZOS)).astype(int)
-    assert len(scaled) == 78
-    row = decode_image(encode(picture), 64, "margin").astype(int)
-    assert abs(row[1:-1] - scaled[8:70]).max() <= 2  # the crop's own borders have no neighbours beyond them
-
-
-@pytest.mark.parametrize("crop", ["centre", "face", "margin"])
+@pytest.mark.parametrize("crop", ["centre", "face"])
 def test_every_crop_is_a_square_inside_the_picture(crop: images.Crop) -> None:
     rng = np.random.default_rng(6)
     for width, height in [
@@ -418,10 +409,9 @@ def test_every_crop_is_a_square_inside_the_picture(crop: images.Crop) -> None:
         (64, 65),
         (178, 179),
     ]:
-        left, top, right, bottom = crop_box(width, height, crop, 64)
-        assert 0 <= left < right <= width and 0 <= top < bottom <= height + 1e-9
-        # The older crop rounds the scaled height to whole rows, which stretches by up to one row.
-        assert bottom - top == pytest.approx(right - left, rel=1 / 64 if crop == "margin" else 1e-9)
+        left, top, right, bottom = crop_box(width, height, crop)
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height
+        assert bottom - top == right - left
 
 
 JPEG = encode(photograph(178, 218), "JPEG")
