@@ -6,13 +6,14 @@ import io
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from began.base.files import replace_file
 
@@ -33,21 +34,8 @@ _BAND = 8  # output pixels whose Lanczos windows are multiplied together
 
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1"))
 
-_ORIENTATION = 0x0112  # EXIF tag
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 259, 262, 284, 339  # of TIFF 6.0
 _OLD_JPEG = 6
-_METADATA = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}  # where PIL looks for it
-# EXIF orientation → how the stored picture becomes upright: mirror columns, mirror rows, then swap both axes.
-_UPRIGHT = {
-    1: (False, False, False),
-    2: (True, False, False),
-    3: (True, True, False),
-    4: (False, True, False),
-    5: (False, False, True),
-    6: (False, True, True),
-    7: (True, True, True),
-    8: (True, False, True),
-}
 
 # What PIL warns of (odd metadata, many pixels) is no fault of the user; what cannot be decoded has a reason of its own.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -185,67 +173,36 @@ def _decode(image: Image.Image, image_size: int, crop: Crop) -> Pixels:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"has {width}×{height} pixels, more than {MAX_PIXELS:,}")
-    mirror_columns, mirror_rows, swap = _UPRIGHT[_orientation(image)]
-    if swap:
-        top, left, bottom, right = crop_box(height, width, crop)
-    else:
-        left, top, right, bottom = crop_box(width, height, crop)
-    if mirror_columns:
-        left, right = width - right, width - left
-    if mirror_rows:
-        top, bottom = height - bottom, height - top
-    region, (left, top, right, bottom) = _load(image, (left, top, right, bottom), image_size)
-    pixels = _resample(region, (left, top), (right - left, bottom - top), image_size)
-    if mirror_columns:
-        pixels = pixels[:, ::-1]
-    if mirror_rows:
-        pixels = pixels[::-1]
-    if swap:
-        pixels = pixels.swapaxes(0, 1)
-    return np.ascontiguousarray(pixels)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation that is still to be applied, 1 (upright) where there is none or it is broken."""
-    if image.format == "TIFF":
-        return 1  # PIL applies it while loading
-    if image.format == "PNG":
-        image.load()  # EXIF may stand behind the pixels
-    if not image.info.keys() & _METADATA:
-        return 1
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # the pixels may be fine all the same
-        return 1
-    return orientation if orientation in _UPRIGHT else 1
-
-
-def _load(image: Image.Image, box: Box, image_size: int) -> tuple[Pixels, Box]:
-    """Pixels around `box`, (h, w) or (h, w, 3), no less than _REDUCING_GAP times the final size, and `box` there."""
-    factor = max(1, int(min(box[2] - box[0], box[3] - box[1]) / (_REDUCING_GAP * image_size)))
+    left, top, right, bottom = crop_box(width, height, crop)
+    factor = max(1, int(min(right - left, bottom - top) / (_REDUCING_GAP * image_size)))
+    scale = 1
     if factor > 1:
         # JPEG can be decoded at 1/2, 1/4 or 1/8, which costs less than all of it.
-        scale = 1 << min(factor, 8).bit_length() - 1
-        if image.draft(None, (max(1, image.width // scale), max(1, image.height // scale))):
+        largest = 1 << min(factor, 8).bit_length() - 1
+        if image.draft(None, (max(1, width // largest), max(1, height // largest))):
+            scale = largest
             factor //= scale
-            box = (box[0] / scale, box[1] / scale, box[2] / scale, box[3] / scale)
     size = image.size
-    image = _flatten(image)
+    image.load()
     if image.size != size:  # libheif shows what a damaged file holds
         raise ValueError(f"has {image.width}×{image.height} pixels, where it says {size[0]}×{size[1]}")
-    left, top = math.floor(box[0]), math.floor(box[1])
-    around = (left, top, min(math.ceil(box[2]), image.width), min(math.ceil(box[3]), image.height))
+    with suppress(Exception):  # of broken EXIF: the pixels may be fine all the same
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.size != size:
+        width, height = height, width
+    left, top, right, bottom = (edge / scale for edge in crop_box(width, height, crop))
+    image = _flatten(image)
+    column, row = math.floor(left), math.floor(top)
+    around = (column, row, min(math.ceil(right), image.width), min(math.ceil(bottom), image.height))
     region = image.reduce(factor, around) if factor > 1 else image.crop(around)
-    box = ((box[0] - left) / factor, (box[1] - top) / factor, (box[2] - left) / factor, (box[3] - top) / factor)
     pixels = np.frombuffer(region.tobytes(), dtype=np.uint8)  # half the time of np.asarray
-    return pixels.reshape(
-        (region.height, region.width) if region.mode == "L" else (region.height, region.width, 3)
-    ), box
+    pixels = pixels.reshape((region.height, region.width, -1))
+    start = ((left - column) / factor, (top - row) / factor)
+    return _resample(pixels, start, ((right - left) / factor, (bottom - top) / factor), image_size)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Loads `image`; returns it as grey or colour of 8 bits, transparency on white."""
-    image.load()
+    """Returns a loaded `image` as grey or colour of 8 bits, transparency on white."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
@@ -278,17 +235,16 @@ def _flatten_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _resample(pixels: Pixels, start: tuple[float, float], length: tuple[float, float], image_size: int) -> Pixels:
-    """The box of `length` (x, y) at `start` in (h, w) or (h, w, 3) → (S, S, 3), by Lanczos with antialiasing.
+    """The box of `length` (x, y) at `start` in (h, w, 1 or 3) → (S, S, 3), by Lanczos with antialiasing.
 
     PIL's own resize takes three times as long, longer than decoding. Here both directions are matrix products. Weights
     and what is kept between the directions (eighths of a level) have so few bits that float32 adds them without
     rounding: the result depends neither on the order in which BLAS adds nor on its threads.
     """
-    height, width = pixels.shape[:2]
-    channels = 1 if pixels.ndim == 2 else 3
+    height, width, channels = pixels.shape
     S = image_size
     if (height, width) == (S, S) == length:
-        return pixels if channels == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+        return pixels if channels == 3 else np.repeat(pixels, 3, axis=2)
     rows = pixels.reshape(height, width * channels).astype(np.float32)
     rows_resized = np.empty((S, width * channels), dtype=np.float32)
     for outputs, inputs, weights in _bands(height, start[1], length[1], S, 1, 2**15, 8):
