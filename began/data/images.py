@@ -16,10 +16,11 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from began.base.files import replace_file
+from began.data.resampling import resample
 
 Pixels = npt.NDArray[np.uint8]
 Crop = Literal["centre", "face"]
-Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 MAX_PIXELS = 89_478_485  # 256 MiB in 24-bit colour. A file of a few kilobytes can claim far more than memory holds.
 
@@ -30,7 +31,6 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "PCX", "SGI", "T
 # to no less than this times the final size; Lanczos does the rest. Measured on photographs, the result is nearer to
 # Lanczos alone (48 dB) than bicubic is (45 dB); with a gap of 1 it is not (37 dB).
 _REDUCING_GAP = 2
-_BAND = 8  # output pixels whose Lanczos windows are multiplied together
 
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1"))
 
@@ -173,8 +173,8 @@ def _decode(image: Image.Image, image_size: int, crop: Crop) -> Pixels:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"has {width}×{height} pixels, more than {MAX_PIXELS:,}")
-    left, top, right, bottom = crop_box(width, height, crop)
-    factor = max(1, int(min(right - left, bottom - top) / (_REDUCING_GAP * image_size)))
+    first, _, last, _ = crop_box(width, height, crop)
+    factor = max(1, int((last - first) / (_REDUCING_GAP * image_size)))
     scale = 1
     if factor > 1:
         # JPEG can be decoded at 1/2, 1/4 or 1/8, which costs less than all of it.
@@ -198,7 +198,7 @@ def _decode(image: Image.Image, image_size: int, crop: Crop) -> Pixels:
     pixels = np.frombuffer(region.tobytes(), dtype=np.uint8)  # half the time of np.asarray
     pixels = pixels.reshape((region.height, region.width, -1))
     start = ((left - column) / factor, (top - row) / factor)
-    return _resample(pixels, start, ((right - left) / factor, (bottom - top) / factor), image_size)
+    return resample(pixels, start, ((right - left) / factor, (bottom - top) / factor), image_size)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -232,59 +232,6 @@ def _flatten_16_bits(image: Image.Image) -> Image.Image:
     if isinstance(transparent, int):
         grey[values == transparent] = 255
     return Image.fromarray(grey)
-
-
-def _resample(pixels: Pixels, start: tuple[float, float], length: tuple[float, float], image_size: int) -> Pixels:
-    """The box of `length` (x, y) at `start` in (h, w, 1 or 3) → (S, S, 3), by Lanczos with antialiasing.
-
-    PIL's own resize takes three times as long, longer than decoding. Here both directions are matrix products. Weights
-    and what is kept between the directions (eighths of a level) have so few bits that float32 adds them without
-    rounding: the result depends neither on the order in which BLAS adds nor on its threads.
-    """
-    height, width, channels = pixels.shape
-    S = image_size
-    if (height, width) == (S, S) == length:
-        return pixels if channels == 3 else np.repeat(pixels, 3, axis=2)
-    rows = pixels.reshape(height, width * channels).astype(np.float32)
-    rows_resized = np.empty((S, width * channels), dtype=np.float32)
-    for outputs, inputs, weights in _bands(height, start[1], length[1], S, 1, 2**15, 8):
-        np.matmul(weights, rows[inputs], out=rows_resized[outputs])
-    np.rint(rows_resized, out=rows_resized)
-    resized = np.empty((S, S * channels), dtype=np.float32)
-    for outputs, inputs, weights in _bands(width, start[0], length[0], S, channels, 2**11, 1 / 8):
-        np.matmul(rows_resized[:, inputs], weights.T, out=resized[:, outputs])
-    np.rint(resized, out=resized)
-    np.clip(resized, 0, 255, out=resized)
-    image = resized.astype(np.uint8).reshape(S, S, channels)
-    return image if channels == 3 else np.repeat(image, 3, axis=2)
-
-
-@lru_cache(maxsize=32)
-def _bands(
-    num_in: int, start: float, length: float, num_out: int, channels: int, one: int, gain: float
-) -> list[tuple[slice, slice, npt.NDArray[np.float32]]]:
-    """Lanczos weights of one direction, cut into bands because most of the whole matrix is zero.
-
-    Output pixels `outputs` are `weights` @ input pixels `inputs`, interleaved where there are several channels. Weights
-    are multiples of `gain` / `one`, both powers of two, and a row's sum is `gain` exactly.
-    """
-    scale = length / num_out
-    width = max(scale, 1.0)  # of one lobe; a kernel below one input pixel would miss some of them
-    centres = start + (np.arange(num_out) + 0.5) * scale
-    distances = (np.arange(num_in) + 0.5 - centres[:, None]) / width
-    exact = np.where(np.abs(distances) < 3, np.sinc(distances) * np.sinc(distances / 3), 0)
-    weights = np.rint(exact / exact.sum(axis=1, keepdims=True) * one)
-    rows = np.arange(num_out)
-    weights[rows, weights.argmax(axis=1)] += one - weights.sum(axis=1)  # a plain area keeps its value
-    bands = []
-    for first in range(0, num_out, _BAND):
-        part = weights[first : first + _BAND]
-        used = np.flatnonzero(part.any(axis=0))
-        low, high = int(used[0]), int(used[-1]) + 1
-        matrix = (np.kron(part[:, low:high], np.eye(channels)) / one * gain).astype(np.float32)
-        outputs = slice(first * channels, (first + len(part)) * channels)
-        bands.append((outputs, slice(low * channels, high * channels), matrix))
-    return bands
 
 
 def grid(images: Pixels, columns: int) -> Pixels:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from began.data import images
+from began.data import images, resampling
 from began.data.images import crop_box, decode_image, grid, png_bytes, read_png, tiles, write_png
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # of PIL, about damage
@@ -386,7 +386,7 @@ def test_the_finest_stripes_become_grey_and_no_moire() -> None:
 def test_sums_stay_exact_in_float32(geometry: tuple[int, float, float, int]) -> None:
     """Then no order of addition, no number of threads and no other BLAS gives other pixels."""
     for one, gain, largest in ((2**15, 8, 255), (2**11, 1 / 8, 8 * 2 * 255)):
-        for _, _, weights in images._bands(*geometry, 1, one, gain):
+        for _, _, weights in resampling._bands(*geometry, 1, one, gain):
             whole = weights.astype(float) * one / gain
             assert np.array_equal(whole, np.rint(whole))
             assert (whole.sum(axis=1) == one).all()
