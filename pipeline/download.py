@@ -6,8 +6,8 @@ from pathlib import Path
 
 from began.base.files import replace_file
 from began.base.parallel import num_cores
-from began.data.archives import left_out_words
 from began.data.card import CARD_NAME, write_card
+from began.data.kinds import left_out_words
 from began.data.sources import fetch
 from began.params import load_params
 from pipeline.console.progress_bar import follow

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from began.base.files import replace_file, sha256
 from began.base.parallel import num_cores
-from began.data.archives import left_out_words
 from began.data.card import CARD_NAME, read_card
+from began.data.kinds import left_out_words
 from began.data.preparation import write_rows
 from began.params import load_params
 from pipeline.console.progress_bar import follow

@@ -14,9 +14,10 @@ import numpy as np
 
 from began.base.parallel import ordered_map
 from began.base.progress import Progress
-from began.data.archives import ImageArchive, left_out_words
+from began.data.archives import ImageArchive
 from began.data.decoding import Task, decode
 from began.data.images import Crop
+from began.data.kinds import left_out_words
 from began.data.rows import ImageWriter
 from began.params import PreprocessParams
 

@@ -14,15 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from began.base.progress import Progress
-from began.data.archives import (
-    HEAD_BYTES,
-    MAX_MEMBER_BYTES,
-    LeftOut,
-    check_name,
-    check_total,
-    is_image_name,
-    write_member,
-)
+from began.data.archives import MAX_MEMBER_BYTES, check_name, check_total, write_member
+from began.data.kinds import HEAD_BYTES, LeftOut, is_image_name
 
 _CHUNK_BYTES = 2**20
 _COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}

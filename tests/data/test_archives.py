@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from began.data import archives
-from began.data.archives import ImageArchive, is_image_name, write_member
+from began.data.archives import ImageArchive, write_member
+from began.data.kinds import is_image_name, is_piece
 
 
 def read_all(path: Path) -> dict[str, bytes]:
@@ -214,7 +215,7 @@ def test_a_tar_stream_is_not_a_zip(tmp_path: Path) -> None:
     "name", ["a.zip", "a.tar.gz", "a.tar.xz", "a.tar.bz2", "a.tgz", "a.2024.zip", "v1.001.zip", "a.r5"]
 )
 def test_a_whole_archive_is_no_piece(name: str) -> None:
-    assert not archives.is_piece(name)
+    assert not is_piece(name)
 
 
 @pytest.mark.parametrize("disk", [1, 2, 300])

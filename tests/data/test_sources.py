@@ -18,7 +18,7 @@ from PIL import Image
 
 from began.base.files import sha256
 from began.base.progress import Progress
-from began.data import archives, sources
+from began.data import kinds, sources
 from began.data.archives import ImageArchive
 from began.data.card import Card, read_card, write_card
 from began.data.sources import portraits
@@ -412,7 +412,7 @@ def test_more_left_out_than_taken_is_an_error(tmp_path: Path, packed: Callable[[
 
 
 def test_heic_is_left_out_where_nothing_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "IMAGE_SUFFIXES", archives.IMAGE_SUFFIXES - {".heic", ".heif", ".hif"})
+    monkeypatch.setattr(kinds, "IMAGE_SUFFIXES", kinds.IMAGE_SUFFIXES - {".heic", ".heif", ".hif"})
     assert left_out(tmp_path, "a.heic", "b.HEIF", "c.hif", num_images=3) == {"HEIC": 3}
     folder = make_folder(tmp_path / "mine", "d.heic")
     with pytest.raises(ValueError, match=r"takes 3 images .* more: 4 HEIC \(pip install -e '\.\[heif\]' reads them\)$"):

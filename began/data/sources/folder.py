@@ -12,22 +12,12 @@ from pathlib import Path
 
 from began.base.files import sha256
 from began.base.progress import Progress
-from began.data.archives import (
-    BROKEN_LINK,
-    HEAD_BYTES,
-    LINKED,
-    MAX_MEMBER_BYTES,
-    NO_FILE,
-    LeftOut,
-    is_image_name,
-    left_out_words,
-    name_problem,
-    write_member,
-)
+from began.data.archives import MAX_MEMBER_BYTES, name_problem, write_member
 from began.data.card import Card
+from began.data.kinds import BROKEN_LINK, HEAD_BYTES, LINKED, NO_FILE, LeftOut, is_image_name, left_out_words
 from began.params import DownloadParams
 
-MOST_COUNTED = 10_000  # files of a linked folder, which may be a whole disk
+MAX_COUNTED = 10_000  # files of a linked folder, which may be a whole disk
 
 
 def fetch(download: DownloadParams, archive: Path, downloads: Path, workers: int) -> Generator[Progress, None, Card]:
@@ -91,7 +81,7 @@ def _image_names(folder: Path) -> tuple[list[str], LeftOut]:
         for name in folders:
             path = Path(parent) / name
             if path.is_symlink() and not path.resolve().is_relative_to(root):
-                inside = islice((file for *_, files in os.walk(path) for file in files), MOST_COUNTED)
+                inside = islice((file for *_, files in os.walk(path) for file in files), MAX_COUNTED)
                 left_out.counts[LINKED] += sum(map(is_image_name, inside))
         for file in files:
             path = Path(parent) / file

@@ -14,8 +14,9 @@ from began.base.addresses import shown_url
 from began.base.files import sha256
 from began.base.progress import Progress
 from began.base.transfer import PAUSES, Lock, hashed, transfer
-from began.data.archives import ImageArchive, LeftOut, is_piece, left_out_words
+from began.data.archives import ImageArchive
 from began.data.card import Card
+from began.data.kinds import LeftOut, is_piece, left_out_words
 from began.data.tar import zip_from_tar
 from began.params import DownloadParams
 
