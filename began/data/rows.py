@@ -7,8 +7,7 @@
 
 Contiguous, so that rows can be mapped: 480,000 images a second in random order, against 13,000 through h5py.
 
-HDF5's C library crashes or hangs on some damaged files, so h5py reads in a process of its own. It says what the file
-says of itself; whether that fits is judged here, where the rows are then mapped.
+HDF5's C library crashes or hangs on some damaged files, so h5py reads in a process of its own.
 """
 
 from __future__ import annotations
@@ -30,20 +29,18 @@ import numpy as np
 import numpy.typing as npt
 
 from began.base.progress import Progress
-from began.data.isolated import CallFailed, Isolated
+from began.data.isolated import CallFailed, call_isolated
 
 Pixels = npt.NDArray[np.uint8]
 
-READ_SECONDS = 30.0  # for what h5py reads: the structure, or the names
+READ_SECONDS = 60.0  # for what h5py reads: the structure, or the names
 
 _ATTRIBUTES = ("image_size", "num_train", "source", "digest", "licence", "credit", "names_digest")
 _BLOCK_BYTES = 4 * 2**20
 _BLOCK_NAMES = 4096
 _NAME_BYTES = 256  # that a name may take, HDF5's own part included
 _RESERVED_BYTES = 2**18  # for the rest of what it writes
-_MOST_NAME_BYTES = 2**18  # a zip's longest name has 65,535 characters
-_MOST_ATTRIBUTE_BYTES = 2**16
-_MOST_REASON = 300  # characters
+_MAX_REASON = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class ImageFile:
     @property
     def names(self) -> list[str]:
         """N archive members, read at each call."""
-        names: list[str] = _ask(self.path, "names", len(self.rows))
+        names: list[str] = _ask(self.path, "names")
         return names
 
 
@@ -156,13 +153,9 @@ class ImageWriter:
 
 def open_images(path: Path) -> ImageFile:
     """Opens a data file. Raises ValueError naming the file and what was expected when it is none."""
-    structure = _ask(path, "structure")
-    try:
-        return _open(path, structure["images"], structure["attributes"])
-    except _UnfitError as error:
-        raise ValueError(f"{path}: {error}") from None
-    except (LookupError, TypeError):  # an answer that the reading process never gives
-        raise ValueError(f"{path}: is a damaged HDF5 file") from None
+    found = _ask(path, "rows")
+    rows: Pixels = np.memmap(path, np.uint8, "r", found.pop("offset"), tuple(found.pop("shape")))
+    return ImageFile(path=path, rows=rows, **found)
 
 
 def verify_digest(image_file: ImageFile) -> Generator[Progress, None, None]:
@@ -242,73 +235,14 @@ def _attributes_digest(attributes: Mapping[str, int | str]) -> str:
     return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
 
 
-def _open(path: Path, images: dict[str, Any] | None, attributes: dict[str, Any]) -> ImageFile:
-    """From what the file says of itself, none of which is believed before it is checked."""
-    if images is None:
-        raise _UnfitError("has no data set images of its own, expected one of (N, S, S, 3) uint8")
-    if images["dtype"] != "uint8":
-        raise _UnfitError(f"images: {images['dtype']}, expected uint8")
-    if images["refers"]:
-        raise _UnfitError("images: refers to other files, expected rows within this one")
-    if not images["contiguous"]:
-        raise _UnfitError("images: chunked, compressed or compact, expected contiguous as `began preprocess` writes it")
-    shape: list[int] = images["shape"] or [0]
-    num_rows, *row = shape
-    image_size = row[0] if row else 0
-    if row != [image_size, image_size, 3]:
-        raise _UnfitError(f"images: {tuple(shape)}, expected (N, S, S, 3)")
-    if image_size < 32 or image_size & (image_size - 1):
-        raise _UnfitError(f"images: {image_size}×{image_size} pixels, expected a side of 32·2^m: 32, 64, 128, …")
-    if num_rows < 2:
-        raise _UnfitError(f"images: {num_rows} of them, expected at least 2: one to train on and one held out")
-    offset: int | None = images["offset"]
-    if offset is None or not 0 <= offset <= path.stat().st_size - math.prod(shape):
-        raise _UnfitError("images: the file is shorter than its rows; it is cut short or was never finished")
-    num_train: int = _attribute(attributes, "num_train", int)
-    if not 0 < num_train < num_rows:
-        raise _UnfitError(f"num_train: {num_train}, expected 1 to {num_rows - 1}, of {num_rows} rows")
-    stated: int = _attribute(attributes, "image_size", int)
-    if stated != image_size:
-        raise _UnfitError(f"image_size: {stated}, expected {image_size}, as the rows have")
-    source: str = _attribute(attributes, "source", str)
-    licence: str = _attribute(attributes, "licence", str, "")
-    credit: str = _attribute(attributes, "credit", str, "")
-    digest: str = _attribute(attributes, "digest", str)
-    expected = _attribute(attributes, "attributes_digest", str)
-    if expected != _attributes_digest({key: attributes[key] for key in _ATTRIBUTES if key in attributes}):
-        raise _UnfitError("attributes: their digest differs: damaged or changed since `began preprocess` wrote it")
-    rows: Pixels = np.memmap(path, np.uint8, "r", offset, (num_rows, image_size, image_size, 3))
-    return ImageFile(
-        path=path,
-        rows=rows,
-        image_size=image_size,
-        num_train=num_train,
-        source=source,
-        digest=digest,
-        licence=licence,
-        credit=credit,
-    )
-
-
-def _attribute(attributes: Mapping[str, Any], key: str, kind: type, default: str | None = None) -> Any:
-    """`attributes[key]`, checked; without a `default` it has to be there."""
-    value = attributes.get(key, default)
-    if value is None:
-        raise _UnfitError(f"has no attribute {key}")
-    if type(value) is not kind:
-        shown = value["other"] if isinstance(value, dict) else repr(value)
-        raise _UnfitError(f"{key}: {shown}, expected {'a whole number' if kind is int else 'text'}")
-    return value
-
-
-def _ask(path: Path, what: Literal["structure", "names"], num_rows: int = 0) -> Any:
+def _ask(path: Path, what: Literal["rows", "names"]) -> Any:
     """What `_read` finds, as JSON has it. Raises ValueError naming the file."""
     if not path.exists():
         raise ValueError(f"{path}: no such file; `began preprocess` makes it")
     if not path.is_file():
         raise ValueError(f"{path}: is not an HDF5 file but a {'folder' if path.is_dir() else 'device or a pipe'}")
     try:
-        answer = json.loads(_isolated_read(json.dumps([str(path.absolute()), what, num_rows]), READ_SECONDS))
+        answer = json.loads(call_isolated(_read, json.dumps([str(path.absolute()), what]), READ_SECONDS))
     except CallFailed as error:
         raise ValueError(f"{path}: is not an HDF5 file, or a damaged one: reading it {error}") from None
     if "unfit" in answer:
@@ -317,92 +251,64 @@ def _ask(path: Path, what: Literal["structure", "names"], num_rows: int = 0) -> 
 
 
 def _read(request: str) -> bytes:
-    """In the other process: [path, what, num_rows] → {"found": …}, or {"unfit": what is wrong with the file}; JSON."""
-    path, what, num_rows = json.loads(request)
+    """In the other process: [path, what] → {"found": …}, or {"unfit": what is wrong with the file}; JSON."""
+    path, what = json.loads(request)
     try:
         with h5py.File(path, "r", locking=False) as file:
-            answer: dict[str, Any] = {"found": _structure(file) if what == "structure" else _names(file, num_rows)}
+            answer: dict[str, Any] = {"found": _read_structure(file) if what == "rows" else _read_names(file)}
     except _UnfitError as error:
         answer = {"unfit": str(error)}
     except Exception as error:  # h5py has many for a damaged file: OSError, RuntimeError, KeyError, ValueError, …
-        reason = " ".join(str(error).split())[:_MOST_REASON] or type(error).__name__
+        reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
         answer = {"unfit": f"is not an HDF5 file, or a damaged one: {reason}"}
     return json.dumps(answer).encode()
 
 
-_isolated_read = Isolated(_read)
-
-
-def _structure(file: Any) -> dict[str, Any]:
+def _read_structure(file: Any) -> dict[str, Any]:
+    """The fields of ImageFile, but where the rows are instead of the rows: `offset` and `shape`."""
     images = _own_data_set(file, "images")
-    return {
-        "images": images
-        and {
-            "dtype": str(images.dtype),
-            "shape": images.shape,
-            "refers": _refers_elsewhere(images),
-            "contiguous": _is_contiguous(images),
-            "offset": images.id.get_offset(),
-        },
-        "attributes": {
-            key: _plain(file.attrs, key) for key in (*_ATTRIBUTES, "attributes_digest") if key in file.attrs
-        },
-    }
+    if images.dtype != np.uint8:
+        raise _UnfitError(f"images: {images.dtype}, expected uint8")
+    num_rows, *row = shape = images.shape or (0,)
+    S = row[0] if row else 0
+    if row != [S, S, 3]:
+        raise _UnfitError(f"images: {shape}, expected (N, S, S, 3)")
+    if S < 32 or S & (S - 1):
+        raise _UnfitError(f"images: {S}×{S} pixels, expected a side of 32·2^m: 32, 64, 128, …")
+    if num_rows < 2:
+        raise _UnfitError(f"images: {num_rows} of them, expected at least 2: one to train on and one held out")
+    offset = images.id.get_offset()
+    if offset is None:
+        raise _UnfitError(
+            "images: chunked, compressed or never finished, expected contiguous as `began preprocess` writes it"
+        )
+    if offset + math.prod(shape) > Path(file.filename).stat().st_size:
+        raise _UnfitError("images: the file is shorter than its rows; it is cut short")
+    found: dict[str, Any] = {key: _plain(file.attrs[key]) for key in _ATTRIBUTES if key in file.attrs}
+    if file.attrs.get("attributes_digest") != _attributes_digest(found):
+        raise _UnfitError("attributes: their digest differs: damaged or changed since `began preprocess` wrote it")
+    if found["image_size"] != S or not 0 < found["num_train"] < num_rows:
+        raise _UnfitError(f"attributes: are of other images than these {num_rows} of {S}×{S}")
+    del found["names_digest"]
+    return found | {"offset": offset, "shape": shape}
 
 
-def _names(file: Any, num_rows: int) -> list[str]:
-    data_set = _own_data_set(file, "names")
-    if data_set is None:
-        raise _UnfitError("has no data set names of its own, expected one of text")
-    text = h5py.check_string_dtype(data_set.dtype)
-    if text is None:
-        raise _UnfitError(f"names: {data_set.dtype}, expected text")
-    if _refers_elsewhere(data_set) or not _is_contiguous(data_set):
-        raise _UnfitError("names: chunked, compressed or elsewhere, expected contiguous within this file")
-    if data_set.shape != (num_rows,):
-        raise _UnfitError(f"names: {data_set.shape}, expected one for each of {num_rows} rows")
-    longest, digest = text.length or 0, hashlib.sha256()
-    names: list[str] = []
-    for first in range(0, num_rows, _BLOCK_NAMES):
-        if longest <= _MOST_NAME_BYTES:
-            block = data_set.asstr()[first : first + _BLOCK_NAMES].tolist()
-            longest = max(len(name) for name in block)
-        if longest > _MOST_NAME_BYTES:
-            raise _UnfitError(f"names: one has {longest:,} bytes, expected at most {_MOST_NAME_BYTES:,}")
-        digest.update(_terminated(block))
-        names += block
-    if file.attrs.get("names_digest", digest.hexdigest()) != digest.hexdigest():
+def _read_names(file: Any) -> list[str]:
+    names: list[str] = _own_data_set(file, "names").asstr()[:].tolist()
+    if file.attrs["names_digest"] != hashlib.sha256(_terminated(names)).hexdigest():
         raise _UnfitError("names: their digest differs: damaged or changed since `began preprocess` wrote it")
     return names
 
 
 def _own_data_set(file: Any, name: str) -> Any:
-    """The data set that a hard link of this name leads to, or None: other links lead anywhere."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
-        return None
-    return file[name]
+    """The data set of this name. No link and no virtual or external one: they lead to other files."""
+    if isinstance(file.get(name, getlink=True), h5py.HardLink):
+        data_set = file[name]
+        if isinstance(data_set, h5py.Dataset) and not data_set.is_virtual and not data_set.external:
+            return data_set
+    raise _UnfitError(f"has no data set {name} of its own, within this file")
 
 
-def _refers_elsewhere(data_set: Any) -> bool:
-    return bool(data_set.is_virtual or data_set.external)
-
-
-def _is_contiguous(data_set: Any) -> bool:
-    return bool(data_set.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS)
-
-
-def _plain(attributes: Any, key: str) -> int | str | dict[str, str]:
-    """An attribute as JSON has it; what is neither a number nor a text is described."""
-    if attributes.get_id(key).get_storage_size() > _MOST_ATTRIBUTE_BYTES:
-        return {"other": "a large array"}
-    value = attributes[key]
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, str) and len(value) <= _MOST_ATTRIBUTE_BYTES and _is_utf_8(value):
-        return value
-    return {"other": " ".join(repr(value)[:_MOST_REASON].split())}
-
-
-def _is_utf_8(text: str) -> bool:
-    """Bytes that are not come as surrogates, which cannot be printed."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+def _plain(value: Any) -> int | str:
+    """An attribute as JSON has it."""
+    return int(value) if isinstance(value, np.integer) else str(value)

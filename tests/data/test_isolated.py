@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from began.data import isolated
-from began.data.isolated import CallFailed, Isolated
+from began.data.isolated import CallFailed, call_isolated
 from tests import REPOSITORY
-
-isolated.MOST_BYTES = 2**20  # here and in the server, which loads this module too
 
 
 def work(what: str) -> bytes:
@@ -26,30 +21,19 @@ def work(what: str) -> bytes:
     match what.split():
         case ["crash"]:
             os.kill(os.getpid(), signal.SIGSEGV)
-        case ["hang"]:
-            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+        case ["hang", *pid_file]:
+            if pid_file:
+                Path(pid_file[0]).write_text(str(os.getpid()))
             while True:
-                time.sleep(1)
+                pass
         case ["raise"]:
             raise RuntimeError
         case ["swell"]:
-            return bytes(2 * isolated.MOST_MEMORY)
-        case ["flood"]:
-            return bytes(isolated.MOST_BYTES + 1)
-        case ["pids"]:
-            return f"{os.getppid()} {os.getpid()}".encode()
+            return bytes(2 * isolated.MAX_MEMORY_BYTES)
         case ["print"]:
             print("noise", flush=True)
             os.write(2, b"noise")
     return what.encode()
-
-
-@pytest.fixture
-def call() -> Iterator[Isolated]:
-    call = Isolated(work)
-    yield call
-    with call._lock:
-        call._stop()
 
 
 def handles() -> int:
@@ -63,16 +47,9 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_until_gone(*pids: int) -> None:
-    end = time.monotonic() + 10
-    while any(map(is_running, pids)):
-        assert time.monotonic() < end, "a process was left behind"
-        time.sleep(0.01)
-
-
-def test_the_answer_comes_back(call: Isolated) -> None:
-    assert call("ä\n", 30) == "ä\n".encode()
-    assert call("print", 30) == b"print"
+def test_the_answer_comes_back() -> None:
+    assert call_isolated(work, "ä\n", 30) == "ä\n".encode()
+    assert call_isolated(work, "print", 30) == b"print"
 
 
 @pytest.mark.parametrize(
@@ -81,84 +58,33 @@ def test_the_answer_comes_back(call: Isolated) -> None:
         ("crash", 30.0, r"^crashed \(SIGSEGV\)$"),
         ("raise", 30.0, "no answer"),
         ("swell", 30.0, "more memory than it may take"),
-        ("flood", 30.0, "more memory than it may take"),
-        ("hang", 0.2, r"^took longer than 0\.2 s$"),
+        ("hang", 1.0, r"^took longer than 1 s$"),
     ],
 )
-def test_what_goes_wrong_is_told_and_the_next_call_is_fine(
-    call: Isolated, what: str, seconds: float, expected: str
-) -> None:
-    with pytest.raises(CallFailed, match=expected):
-        call(what, seconds)
-    assert call("fine", 30) == b"fine"
-
-
-def test_handles_stay_flat_over_many_calls(call: Isolated) -> None:
-    call("first", 30)
-    gc.collect()
+def test_what_goes_wrong_is_told_and_leaves_nothing_open(what: str, seconds: float, expected: str) -> None:
     before = handles()
-    for i in range(150):
-        if i % 100 == 50:
-            with pytest.raises(CallFailed):
-                call("crash", 30)
-        call("fine", 30)
+    with pytest.raises(CallFailed, match=expected):
+        call_isolated(work, what, seconds)
     assert handles() == before
 
 
-def test_calls_from_several_threads_get_their_own_answers(call: Isolated) -> None:
-    answers: dict[str, bytes] = {}
-    threads = [
-        threading.Thread(target=lambda text: answers.update({text: call(text, 30)}), args=(str(i),)) for i in range(20)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert answers == {str(i): str(i).encode() for i in range(20)}
+PARENT = "import sys; from tests.data.test_isolated import call_isolated, work; call_isolated(work, sys.argv[1], 300)"
 
 
-def test_an_idle_server_leaves_and_another_comes(call: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "IDLE_SECONDS", 0.05)
-    server = int(call("pids", 30).split()[0])
-    wait_until_gone(server)
-    assert int(call("pids", 30).split()[0]) != server
-
-
-def test_a_forked_process_has_a_server_of_its_own(call: Isolated) -> None:
-    server = call("pids", 30).split()[0]
-    pid = os.fork()
-    if pid == 0:
-        try:
-            other = call("pids", 30).split()[0]
-            with call._lock:
-                call._stop()
-            os._exit(0 if other != server else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert call("pids", 30).split()[0] == server
-
-
-PARENT = """
-import sys, threading
-from tests.data.test_isolated import Isolated, work
-call = Isolated(work)
-print(call("pids", 30).split()[0].decode(), flush=True)
-threading.Timer(0.3, lambda: print("waiting", flush=True)).start()
-call("hang", 300)
-"""
-
-
-def test_nothing_is_left_when_the_parent_is_killed_in_the_middle_of_a_call() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    server = int(parent.stdout.readline())
-    assert parent.stdout.readline() == "waiting\n"
-    hanging = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-    assert len(hanging) == 1
+def test_nothing_is_left_when_the_parent_is_killed_in_the_middle_of_a_call(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, f"hang {pid_file}"], cwd=REPOSITORY)
+    end = time.monotonic() + 30
+    while not (pid_file.exists() and pid_file.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    pid = int(pid_file.read_text())
+    assert is_running(pid)
     parent.kill()
-    parent.communicate()
-    wait_until_gone(server, int(hanging[0]))
+    parent.wait()
+    while is_running(pid):
+        assert time.monotonic() < end, "a process was left behind"
+        time.sleep(0.01)
 
 
 SCRIPT = """
