@@ -210,7 +210,7 @@ def _shown(value: object) -> str:
 
 def _read_yaml(text: str, path: Path) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        return _Loader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         # Without the line itself that PyYAML would quote: it may hold a password.
         words = ", ".join(part for part in (error.context, error.problem) if part)

@@ -77,7 +77,8 @@ PNG = png_bytes(picture())
 def make_good_files(folder: Path) -> None:
     """params.yaml, images.zip, images.h5 and model/, as the stages make them; nothing goes to MLflow."""
     (folder / "params.yaml").write_text(yaml.safe_dump(tiny_settings()), encoding="utf-8")
-    write_zip(folder / "images.zip", {f"{i}.png": png_bytes(picture(i)) for i in range(NUM_IMAGES)})
+    members = {f"{i}.png": png_bytes(picture(i)) for i in range(NUM_IMAGES)}
+    (folder / "images.zip").write_bytes(zip_bytes(members))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("DVC_ROOT", str(folder))
@@ -189,13 +190,6 @@ def good_model(place: Place) -> None:
 # Zips
 
 
-def write_zip(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path.read_bytes()
-
-
 def zip_bytes(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", method) as archive:
@@ -210,36 +204,12 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> Prepa
     return file("images.zip", zip_bytes(members, method))
 
 
-def zip_of_kind(mode: int) -> Prepare:
-    """A member that is no regular file."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        info = zipfile.ZipInfo("a.png")
-        info.create_system, info.external_attr = 3, (mode | 0o777) << 16
-        archive.writestr(info, "/etc/passwd")
-    return file("images.zip", stream.getvalue())
-
-
 def zip_entry(
     offset: int, layout: str, *values: int, members: dict[str, bytes] | None = None, method: int = zipfile.ZIP_STORED
 ) -> Prepare:
     """A zip whose table of contents has `values` at `offset` of its first entry."""
     data = bytearray(zip_bytes(members or {"a.png": PNG, "b.png": PNG, "c.png": PNG}, method))
     struct.pack_into(layout, data, data.index(b"PK\x01\x02") + offset, *values)
-    return file("images.zip", bytes(data))
-
-
-def zip_end(offset: int, layout: str, *values: int) -> Prepare:
-    """A zip whose end record has `values` at `offset`."""
-    data = bytearray(zip_bytes({"a.png": PNG, "b.png": PNG}))
-    struct.pack_into(layout, data, data.rindex(b"PK\x05\x06") + offset, *values)
-    return file("images.zip", bytes(data))
-
-
-def zip_local(offset: int, value: int) -> Prepare:
-    """A zip in whose first member, counted from its header, one byte is another."""
-    data = bytearray(zip_bytes({"a.png": PNG, "b.png": PNG, "c.png": PNG}))
-    data[offset] ^= value
     return file("images.zip", bytes(data))
 
 
@@ -331,42 +301,6 @@ def attribute(key: str, value: object) -> Prepare:
 
 
 ROWS = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 32, 32, 3), dtype=np.uint8)
-
-
-def dataset(data: object = None, **options: Any) -> Prepare:
-    """Another data set `images`."""
-
-    def edit(opened: h5py.File) -> None:
-        del opened["images"]
-        opened.create_dataset("images", **({"data": ROWS if data is None else data} | options))
-
-    return hdf5(edit)
-
-
-def linked(target: object) -> Prepare:
-    def edit(opened: h5py.File) -> None:
-        opened["rows"] = opened["images"]
-        del opened["images"]
-        opened["images"] = target
-
-    return hdf5(edit)
-
-
-def compact(opened: h5py.File) -> None:
-    del opened["images"]
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_layout(h5py.h5d.COMPACT)
-    opened.create_dataset("images", (2, 32, 32, 3), np.uint8, dcpl=properties)
-
-
-def group(opened: h5py.File) -> None:
-    del opened["images"]
-    opened.create_group("images")
-
-
-def named_type(opened: h5py.File) -> None:
-    del opened["images"]
-    opened["images"] = np.dtype("uint8")
 
 
 def cut(name: str, part: float) -> Prepare:
@@ -477,12 +411,6 @@ class Canary:
         return open, ("EXECUTED", "w")
 
 
-def torch_pickle() -> bytes:
-    stream = io.BytesIO()
-    torch.save(Canary(), stream)
-    return stream.getvalue()
-
-
 def header(text: bytes, num_bytes: int | None = None) -> bytes:
     """A safetensors file of this header, which says of itself that it has `num_bytes`."""
     return struct.pack("<Q", len(text) if num_bytes is None else num_bytes) + text
@@ -534,16 +462,6 @@ def png_with(kind: bytes, content: bytes) -> bytes:
 def patched(data: bytes, old: bytes, new: bytes) -> bytes:
     assert old in data
     return data.replace(old, new, 1)
-
-
-def jpeg_of(width: int, height: int) -> bytes:
-    """A JPEG that says it is so large."""
-    return re.sub(
-        rb"(?s)(\xff\xc0..\x08).{4}",
-        lambda found: found[1] + struct.pack(">2H", height, width),
-        encoded("JPEG"),
-        count=1,
-    )
 
 
 @contextmanager
