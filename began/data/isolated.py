@@ -64,8 +64,9 @@ def answer(module: str, name: str, argument: str) -> None:
     """The other process: writes to standard output what the function returns."""
     function: Callable[[str], bytes] = getattr(importlib.import_module(module), name)
     # When the pipe's other end is closed, the system sends SIGIO, which ends a process whatever it does.
-    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.FASYNC)
+    with suppress(AttributeError, OSError):  # a system without it: the time limit is the parent's alone
+        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(0, fcntl.F_SETFL, fcntl.FASYNC)
     for limit, largest in ((resource.RLIMIT_AS, MAX_MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
         with suppress(ValueError, OSError):  # where the system knows no such limit, or has a lower one
             resource.setrlimit(limit, (largest, largest))
