@@ -16,8 +16,8 @@ import torch
 
 from began.evaluation import inception
 from began.evaluation.inception import UnavailableError, inception_score, load_inception_network
+from tests.data.http_server import Served, Server, server  # noqa: F401  (a fixture)
 from tests.data.test_sources import finish
-from tests.data.test_sources_url import Served, Server, server  # noqa: F401  (a fixture)
 from tests.evaluation.fidelity import feature_extractor_inceptionv3, metric_isc
 
 

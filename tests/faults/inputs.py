@@ -30,7 +30,7 @@ from began.data.images import png_bytes
 from began.runs.model_folder import _digest, write_description
 from pipeline.cli import main
 from tests import REPOSITORY, hide_mlflow
-from tests.data.test_sources_url import Served, Server
+from tests.data.http_server import Served, Server
 
 SETTINGS = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
 NUM_IMAGES = 10

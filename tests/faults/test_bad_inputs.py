@@ -28,8 +28,8 @@ from PIL import Image
 from began.data.card import Card, write_card
 from began.data.sources import url
 from tests import REPOSITORY
+from tests.data.http_server import PAGE, Served
 from tests.data.test_rows import virtual
-from tests.data.test_sources_url import PAGE, Served
 from tests.faults.inputs import (
     PNG,
     SETTINGS,

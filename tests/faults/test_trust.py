@@ -25,7 +25,7 @@ import yaml
 from began.base import transfer
 from began.data.images import png_bytes
 from tests import REPOSITORY, hide_mlflow
-from tests.data.test_sources_url import Served, Server
+from tests.data.http_server import Served, Server
 from tests.faults.inputs import PNG, Canary, make_good_files, noise, picture, run, tiny_settings, zip_bytes
 from tests.pipeline.test_ui import free_port, processes_at, started
 

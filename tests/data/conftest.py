@@ -1,0 +1,1 @@
+from tests.data.http_server import place, server  # noqa: F401  (fixtures)
