@@ -175,11 +175,11 @@ def test_colours_of_a_tiff_mean_what_its_photometric_says(bits: int, order: str)
     assert abs(row - (1 - values / most) * 255).max() <= 1
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_a_palette_of_a_tiff_is_used_at_every_depth(bits: int) -> None:
-    values, palette = numbers(bits), np.random.default_rng(1).integers(0, 256, (3, 2**bits))
-    row = decode_image(tiff(values, bits, 3, more={320: (palette * 257).ravel().tolist()}), 32, "centre")
-    assert np.array_equal(row, palette.T[values])
+def test_a_palette_of_a_tiff_is_used_at_every_depth() -> None:
+    for bits in (1, 2, 4, 8):
+        values, palette = numbers(bits), np.random.default_rng(1).integers(0, 256, (3, 2**bits))
+        row = decode_image(tiff(values, bits, 3, more={320: (palette * 257).ravel().tolist()}), 32, "centre")
+        assert np.array_equal(row, palette.T[values])
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_colour_of_16_bits_keeps_its_upper_8() -> None:
         decode_image(png(values[..., :3], 16, 2, (b"tRNS", bytes(6))), 32, "centre")
 
 
-@pytest.mark.parametrize("most", [1, 2, 100, 254, 255, 256, 1023, 4095, 65534, 65535])
+@pytest.mark.parametrize("most", [1, 100, 255, 256, 65535])
 @pytest.mark.parametrize("kind", [2, 3, 5, 6])
 def test_netpbm_is_scaled_from_its_own_maximum(kind: int, most: int) -> None:
     channels = 3 if kind in (3, 6) else 1
@@ -311,29 +311,28 @@ STORED = {  # EXIF 2.3, 4.6.4: which side of the stored picture is the upper one
 }
 
 
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
 @pytest.mark.parametrize("crop", ["centre", "face"])
-@pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
-def test_exif_orientation_is_applied_before_the_crop(orientation: int, kind: str, crop: images.Crop) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+def test_exif_orientation_is_applied_before_the_crop(kind: str, crop: images.Crop) -> None:
     options = {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}[kind]
-    stored = np.ascontiguousarray(STORED[orientation])
-    row = decode_image(encode(stored, kind, exif=exif, **options), 32, crop).astype(int)
     expected = decode_image(encode(UPRIGHT), 32, crop).astype(int)
-    assert abs(row - expected).max() <= (6 if kind == "JPEG" else 1)
+    for orientation, stored in STORED.items():
+        data = encode(np.ascontiguousarray(stored), kind, exif=turned(orientation), **options)
+        assert abs(decode_image(data, 32, crop) - expected).max() <= (6 if kind == "JPEG" else 1), orientation
 
 
-@pytest.mark.parametrize("orientation", STORED)
-def test_a_large_photograph_is_turned_too(orientation: int) -> None:
+def test_a_large_photograph_is_turned_too() -> None:
     large = np.kron(UPRIGHT[:47, :79], np.ones((13, 13, 1), np.uint8))  # 1027×611: no multiple of libjpeg's blocks
-    stored = {1: large, 2: large[:, ::-1], 3: large[::-1, ::-1], 4: large[::-1], 5: large.transpose(1, 0, 2)}
-    stored |= {6: np.rot90(large), 7: large[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(large, -1)}
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encode(np.ascontiguousarray(stored[orientation]), "JPEG", quality=95, exif=exif)
-    row, expected = decode_image(data, 32, "centre"), lanczos(large, (208, 0, 819, 611), 32)
-    assert abs(row - expected).mean() < 2
+    expected = lanczos(large, (208, 0, 819, 611), 32)
+    for orientation, stored in ((3, large[::-1, ::-1]), (6, np.rot90(large))):
+        data = encode(np.ascontiguousarray(stored), "JPEG", quality=95, exif=turned(orientation))
+        assert abs(decode_image(data, 32, "centre") - expected).mean() < 2
 
 
 def test_broken_exif_does_not_cost_the_image() -> None:
@@ -341,7 +340,7 @@ def test_broken_exif_does_not_cost_the_image() -> None:
     assert np.array_equal(decode_image(data, 32, "centre"), RGB)
 
 
-@pytest.mark.parametrize("size", [(178, 218), (218, 178), (100, 100), (33, 200), (20, 24), (7, 5), (1, 1), (400, 300)])
+@pytest.mark.parametrize("size", [(178, 218), (33, 200), (20, 24), (1, 1), (400, 300)])
 @pytest.mark.parametrize("crop", ["centre", "face"])
 def test_resize_is_lanczos_with_antialiasing(size: tuple[int, int], crop: images.Crop) -> None:
     picture = photograph(*size)
@@ -358,7 +357,7 @@ def test_resize_agrees_with_pillows() -> None:
     assert abs(decode_image(encode(picture), 64, "centre") - theirs).max() <= 1
 
 
-@pytest.mark.parametrize("size", [(1600, 1200), (518, 623), (1111, 777)])
+@pytest.mark.parametrize("size", [(518, 623), (1111, 777)])
 def test_reduced_decoding_stays_close_to_the_whole(size: tuple[int, int]) -> None:
     data = encode(photograph(*size), "JPEG", quality=90)
     with Image.open(io.BytesIO(data)) as image:
@@ -373,13 +372,6 @@ def test_a_plain_area_keeps_its_colour_exactly() -> None:
     for size in ((97, 61), (1000, 800), (3, 3)):
         plain = np.full((size[1], size[0], 3), (255, 0, 93), np.uint8)
         assert (decode_image(encode(plain), 64, "centre") == (255, 0, 93)).all()
-
-
-def test_the_finest_stripes_become_grey_and_no_moire() -> None:
-    stripes = np.zeros((256, 256), dtype=np.uint8)
-    stripes[:, ::2] = 255
-    row = decode_image(encode(stripes), 32, "centre")[:, 4:-4].astype(int)
-    assert abs(row - 127.5).max() < 4
 
 
 @pytest.mark.parametrize("geometry", [(128, 0.0, 128.0, 32), (9, 0.3, 7.9, 64), (1, 0, 1, 256), (1023, 0, 1023, 256)])
@@ -424,42 +416,14 @@ JPEG = encode(photograph(178, 218), "JPEG")
         (b"<html>quota exceeded</html>", "not an image"),
         (JPEG[: len(JPEG) // 2], "truncated"),
         (encode(RGB)[:500], "truncated"),
-        (JPEG[:20], "."),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n", "not an image"),
-        (encode(np.zeros((32, 32), np.float32), "TIFF"), "floating-point"),
-        (encode(np.full((32, 32), 70_000, np.int32), "TIFF"), "signed pixels"),
     ],
-    ids=["empty", "page", "half-jpeg", "half-png", "stub", "postscript", "float", "32-bit"],
+    ids=["empty", "page", "half-jpeg", "half-png", "postscript"],
 )
 def test_what_is_no_image_is_refused_with_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as error:
         decode_image(data, 32, "centre")
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("side", [9_500, 14_000, 60_000])
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> None:
-    header = struct.pack(">2I5B", side, side, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000)))]
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    )
-    with pytest.raises(ValueError, match="more than 89,478,485"):
-        decode_image(data, 32, "centre")
-
-
-def test_random_damage_gives_an_image_or_a_reason() -> None:
-    rng = np.random.default_rng(7)
-    originals = [JPEG, encode(RGB), encode(RGB, "GIF"), encode(RGB, "WEBP"), encode(RGB, "TIFF"), encode(RGB, "BMP")]
-    for original in originals:
-        for _ in range(40):
-            data = bytearray(original)
-            for position in rng.integers(0, min(len(data), 400), 3):
-                data[position] = rng.integers(256)
-            try:
-                assert decode_image(bytes(data), 32, "centre").shape == (32, 32, 3)
-            except ValueError as error:
-                assert str(error) and "\n" not in str(error)
 
 
 def test_tiles_are_the_inverse_of_grid() -> None:
@@ -503,7 +467,7 @@ def test_a_damaged_heic_gives_an_image_or_a_reason() -> None:
     data, rng = heic(UPRIGHT), np.random.default_rng(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # an empty picture has none of its pixels
-        for _ in range(100):
+        for _ in range(40):
             damaged = bytearray(data)
             for position in rng.integers(0, len(data), 3):
                 damaged[position] = rng.integers(256)
