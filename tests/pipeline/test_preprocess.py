@@ -138,16 +138,18 @@ def test_rejects_are_listed_with_their_reason_and_leave_no_gap(tmp_path: Path) -
 
 def test_heic_is_decoded_in_workers_too(tmp_path: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
-    members = {}
-    for i in range(70):  # more than one task
+    reds = (20, 120, 220)
+    pictures = []
+    for red in reds:
         stream = io.BytesIO()
-        pillow_heif.from_pillow(Image.new("RGB", (32, 32), (3 * i, 90, 90))).save(stream, quality=95)
-        members[f"{i}.heic"] = stream.getvalue()
+        pillow_heif.from_pillow(Image.new("RGB", (32, 32), (red, 90, 90))).save(stream, quality=95)
+        pictures.append(stream.getvalue())
+    members = {f"{i}.heic": pictures[i % 3] for i in range(70)}  # more than one task
     output = run(tmp_path, archive_of(tmp_path / "images.zip", members), workers=2)
     assert rejects(output) == [["name", "reason"]]
     image_file = open_images(output)
     for name, row in zip(image_file.names, image_file.rows, strict=True):
-        assert abs(row[..., 0].astype(int) - 3 * int(name.split(".")[0])).max() <= 4
+        assert abs(row[..., 0].astype(int) - reds[int(name.split(".")[0]) % 3]).max() <= 4
 
 
 def test_what_an_archive_holds_beside_its_images_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,12 +169,11 @@ def test_a_member_whose_checksum_is_wrong_is_a_reject(tmp_path: Path) -> None:
     assert rejects(run(tmp_path, archive))[1:] == [["faces/007.png", "is damaged: its checksum differs"]]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_too_many_rejects_stop_with_the_first_ones_named(tmp_path: Path, workers: int) -> None:
+def test_too_many_rejects_stop_with_the_first_ones_named(tmp_path: Path) -> None:
     bad = {f"bad{i}.jpg": b"no image" for i in range(5)}
     archive = archive_of(tmp_path / "images.zip", MEMBERS | bad)
     with pytest.raises(ValueError, match=r"cannot be decoded, more than preprocess.max_rejected 0.01") as error:
-        run(tmp_path, archive, workers)
+        run(tmp_path, archive, workers=2)
     assert str(archive) in str(error.value) and "bad" in str(error.value) and "\n" not in str(error.value)
     assert not list((tmp_path / "data").iterdir())
 
@@ -184,38 +185,6 @@ def test_an_earlier_output_survives_a_failure(tmp_path: Path) -> None:
         (tmp_path / "page.zip").write_text("<html>quota exceeded</html>")
         run(tmp_path, tmp_path / "page.zip")
     assert output.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("members", "expected"),
-    [
-        ({}, "0 images to take"),
-        ({"notes.txt": b"hello"}, "0 images to take"),
-        ({"one.png": encoded(0)}, "1 images to take"),
-        ({"a.png": b"x", "b.png": b"y"}, "cannot be decoded"),
-    ],
-)
-def test_too_few_images_are_an_error_that_names_the_archive(
-    tmp_path: Path, members: dict[str, bytes], expected: str
-) -> None:
-    archive = archive_of(tmp_path / "few.zip", members)
-    with pytest.raises(ValueError, match=expected) as error:
-        run(tmp_path, archive)
-    assert str(archive) in str(error.value)
-
-
-def test_a_share_of_one_lets_everything_be_rejected_but_not_everything_be_missing(tmp_path: Path) -> None:
-    archive = archive_of(tmp_path / "images.zip", {"a.png": b"x", "b.png": b"y", "c.png": encoded(0)})
-    with pytest.raises(ValueError, match=r"1 images can be decoded, expected at least 2. First: .*\.png"):
-        run(tmp_path, archive, max_rejected=1.0)
-
-
-def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "images.zip", "w") as file, pytest.warns(UserWarning, match="Duplicate"):
-        for i in range(3):
-            file.writestr(f"{i // 2}.png", encoded(i))
-    with pytest.raises(ValueError, match=r"images\.zip: member '0\.png' stands twice"):
-        run(tmp_path, tmp_path / "images.zip")
 
 
 def card(archive: Path, source: str) -> None:
@@ -283,27 +252,6 @@ def test_the_command_ends_with_one_line_of_result(tmp_path: Path, capsys: pytest
     assert (
         capsys.readouterr().out.splitlines()[-1].startswith("preprocess: 150 images of 32×32 (120 to train on), 0 rej")
     )
-
-
-@pytest.mark.parametrize("name", ["absent.zip", "page.zip", "folder.zip"])
-def test_a_wrong_archive_is_one_line_and_exit_code_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    (tmp_path / "page.zip").write_text("<html>quota exceeded</html>")
-    (tmp_path / "folder.zip").mkdir()
-    params = params_with(tmp_path / "params.yaml")
-    with pytest.raises(SystemExit) as exit_:
-        main(["preprocess", str(tmp_path / name), str(tmp_path / "images.h5"), "--params", str(params)])
-    assert exit_.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and name in error
-    assert not (tmp_path / "images.h5").exists()
-
-
-def test_a_folder_is_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"^\.: is a folder, expected a zip$"):
-        run(tmp_path, Path())
 
 
 def test_workers_import_neither_torch_nor_h5py() -> None:
